@@ -1,0 +1,1 @@
+"""The typed schema of an experiment, its profiles, overrides and identity."""

@@ -1,0 +1,197 @@
+"""The typed schema of one experiment; its defaults are the paper's values (Chao & Li)."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Modality = Literal["image", "text"]
+Stage = Literal["conv1", "layer1", "layer2", "layer3", "layer4"]
+ReportSection = Literal["full", "findings", "impression", "indication", "history"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+STAGES: tuple[Stage, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
+
+
+def _one_or_many(value: object) -> object:
+    """Let a single name stand for a list of one, as people write on a command line."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _stages(value: object) -> object:
+    return STAGES if value == "all" else () if value == "none" else _one_or_many(value)
+
+
+class Section(BaseModel):
+    """A part of the config: unknown fields are refused and values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SplitConfig(Section):
+    """How patients are divided into train, validation and test."""
+
+    kind: Literal["holdout", "official"] = "holdout"
+    shares: tuple[Share, Share, Share] = (0.7, 0.1, 0.2)
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> "SplitConfig":
+        if abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError(f"the shares {list(self.shares)} add up to {sum(self.shares):g}, not 1")
+        return self
+
+
+class DataConfig(Section):
+    """Split, sub-sampling and what a record must have."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    majority_share: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    require: Annotated[tuple[Modality, ...] | None, BeforeValidator(_one_or_many)] = None
+    split: SplitConfig = SplitConfig()
+
+
+class CohortConfig(Section):
+    """The selection rules; the defaults are the paper's cohort for MIMIC-CXR."""
+
+    view: str | None = "PA"
+    orientation: str | None = "Erect"
+    portable: Literal["drop", "keep"] = "drop"
+    rows: PositiveInt | None = None
+    columns: PositiveInt | None = None
+    labels: Literal["chexpert", "negbio"] = "chexpert"
+    label: str = "Pneumonia"
+    uncertain: Literal["drop", "positive", "negative"] = "drop"
+    negative: Literal["no_finding", "label_negative", "not_positive"] = "no_finding"
+    positive: Literal["strict", "relaxed"] = "strict"
+    per_patient: Literal["earliest", "drop_repeated", "all"] | None = None
+
+
+class PhantomConfig(Section):
+    """The generated data set; signals are in units of d'."""
+
+    patients: Annotated[int, Field(ge=20)] = 2000
+    positive_share: Share = 0.1
+    image_signal: Annotated[float, Field(ge=0)] = 1.4
+    text_signal: Annotated[float, Field(ge=0)] = 1.4
+    relation: Literal["complementary", "redundant", "xor"] = "complementary"
+    leaky: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class ImageConfig(Section):
+    """The image encoder and what it sees."""
+
+    encoder: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet50"
+    size: Annotated[int, Field(ge=16)] = 256
+    weights: str | None = None
+    freeze: Annotated[tuple[Stage, ...], BeforeValidator(_stages)] = ("conv1", "layer1", "layer2")
+    batch_norm: Literal["batch", "frozen"] = "batch"
+    features: PositiveInt = 256
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+
+
+class TextConfig(Section):
+    """The text encoder and what it reads."""
+
+    encoder: str = "dmis-lab/biobert-base-cased-v1.1"
+    sections: Annotated[
+        tuple[ReportSection, ...], BeforeValidator(_one_or_many), Field(min_length=1)
+    ] = ("full",)
+    mask: Literal["none", "label_terms", "all_finding_terms", "drop_sentence"] = "none"
+    max_tokens: Annotated[int, Field(ge=8)] = 512
+    pooling: Literal["first", "mean"] = "first"
+    features: PositiveInt = 256
+    layers: PositiveInt = 2
+    width: PositiveInt = 128
+    heads: PositiveInt = 2
+    vocabulary: Annotated[int, Field(ge=100)] = 4000
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "TextConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class FusionConfig(Section):
+    """Which modalities the classifier reads and how their features meet."""
+
+    modalities: Annotated[
+        tuple[Modality, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=2)
+    ] = ("image", "text")
+    kind: Literal["concat"] = "concat"
+
+    @model_validator(mode="after")
+    def _each_modality_once(self) -> "FusionConfig":
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {list(self.modalities)} names one of them twice")
+        return self
+
+
+class LossConfig(Section):
+    """The training loss; each kind reads only its own fields."""
+
+    kind: Literal["bce", "focal", "weighted_bce", "logit_adjusted"] = "bce"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.85
+    gamma: Annotated[float, Field(ge=0)] = 1.5
+    positive_weight: Annotated[float, Field(gt=0)] | None = None
+    tau: Annotated[float, Field(ge=0)] = 1.0
+
+
+class TrainConfig(Section):
+    """The loop: ``batch`` is the global one, whatever the number of workers."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: PositiveInt = 64
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["warmup", "two_step", "linear_decay", "constant"] = "warmup"
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
+    max_epochs: PositiveInt = 15
+    patience: PositiveInt = 3
+    monitor: Literal["val_loss", "val_average_precision", "val_auroc"] = "val_loss"
+    accumulate: PositiveInt = 1
+
+
+class EvaluationConfig(Section):
+    """How finished trials are scored; never part of an experiment's identity."""
+
+    permutations: Annotated[int, Field(ge=19)] = 1999
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    ece_bins: Annotated[int, Field(ge=2)] = 15
+
+
+class ComputeConfig(Section):
+    """The arithmetic's precision: recorded with a trial, never part of its identity."""
+
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+
+
+class ExperimentConfig(Section):
+    """One fully specified model to train."""
+
+    data: DataConfig = DataConfig()
+    cohort: CohortConfig = CohortConfig()
+    phantom: PhantomConfig = PhantomConfig()
+    image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig()
+    fusion: FusionConfig = FusionConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @property
+    def modality(self) -> str:
+        """``multimodal``, ``image`` or ``text``."""
+        return "multimodal" if len(self.fusion.modalities) > 1 else self.fusion.modalities[0]
+
+    @property
+    def dataset(self) -> str:
+        """``full``, or ``sub`` and the majority's share in percent."""
+        share = self.data.majority_share
+        return "full" if share is None else f"sub{share * 100:g}"

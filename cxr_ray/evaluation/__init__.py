@@ -1,0 +1,1 @@
+"""Metrics, intervals and sensitivity tests: pure functions on arrays."""

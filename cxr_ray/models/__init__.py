@@ -1,0 +1,1 @@
+"""Encoders, fusion and the classifier that holds them."""

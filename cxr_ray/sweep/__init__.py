@@ -1,0 +1,1 @@
+"""Grids, the ledger of trials, and running them on Ray Tune."""
