@@ -1,5 +1,8 @@
 """The errors that a user can put right."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Bad input or a refused request: one sentence that names the file, field or flag.
@@ -10,3 +13,9 @@ class InputError(ValueError):
 
 class TrialError(RuntimeError):
     """Something failed inside: scripts print the sentence and end with exit code 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean X?"`` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

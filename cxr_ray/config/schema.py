@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Modality = Literal["image", "text"]
 Stage = Literal["conv1", "layer1", "layer2", "layer3", "layer4"]
@@ -16,6 +16,10 @@ STAGES: tuple[Stage, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
 def _one_or_many(value: object) -> object:
     """Let a single name stand for a list of one, as people write on a command line."""
     return (value,) if isinstance(value, str) else value
+
+
+def _in_order(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
+    return tuple(sorted(modalities))
 
 
 def _stages(value: object) -> object:
@@ -37,7 +41,9 @@ class SplitConfig(Section):
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SplitConfig":
         if abs(sum(self.shares) - 1) > 1e-9:
-            raise ValueError(f"the shares {list(self.shares)} add up to {sum(self.shares):g}, not 1")
+            raise ValueError(
+                f"the shares {list(self.shares)} add up to {sum(self.shares):g}, not 1"
+            )
         return self
 
 
@@ -83,8 +89,8 @@ class ImageConfig(Section):
     """The image encoder and what it sees."""
 
     encoder: Literal["resnet_small", "resnet18", "resnet34", "resnet50"] = "resnet50"
-    size: Annotated[int, Field(ge=16)] = 256
-    weights: str | None = None
+    size: Annotated[int, Field(ge=32)] = 256
+    weights: str | None = "imagenet"
     freeze: Annotated[tuple[Stage, ...], BeforeValidator(_stages)] = ("conv1", "layer1", "layer2")
     batch_norm: Literal["batch", "frozen"] = "batch"
     features: PositiveInt = 256
@@ -120,7 +126,10 @@ class FusionConfig(Section):
     """Which modalities the classifier reads and how their features meet."""
 
     modalities: Annotated[
-        tuple[Modality, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=2)
+        tuple[Modality, ...],
+        BeforeValidator(_one_or_many),
+        AfterValidator(_in_order),
+        Field(min_length=1, max_length=2),
     ] = ("image", "text")
     kind: Literal["concat"] = "concat"
 

@@ -1,0 +1,181 @@
+"""Keys and ids: hashes of recipes, never of paths (DESIGN section 10).
+
+An experiment's id covers what decides the numbers of a trained model and nothing else, so that a
+finished trial can be trusted by any study that asks for the same experiment.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_ray.config.schema import ExperimentConfig, ImageConfig, TextConfig
+
+PREPARE_VERSION = 1
+TRAINING_VERSION = 1
+EVALUATION_VERSION = 1
+KEY_LENGTH = 16
+
+_LOSS_FIELDS = {
+    "bce": {"kind"},
+    "focal": {"kind", "alpha", "gamma"},
+    "weighted_bce": {"kind", "positive_weight"},
+    "logit_adjusted": {"kind", "tau"},
+}
+_SCRATCH_FIELDS = {"layers", "width", "heads", "vocabulary", "dropout"}
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "config.json")
+_TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+
+
+def digest(recipe: Any) -> str:
+    """Hash a recipe of JSON values to ``KEY_LENGTH`` hex digits, whatever its key order."""
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+@dataclass(frozen=True)
+class DataKeys:
+    """Where an experiment's prepared data lies: ``prepared/<cohort>/{images,text}-<key>/``."""
+
+    cohort: str
+    image: str | None
+    text: str | None
+    tokenizer: str | None
+
+
+def cohort_key(
+    fingerprint: str, rules: Mapping[str, Any], required: tuple[str, ...], config: ExperimentConfig
+) -> str:
+    """Key of the selected and split records.
+
+    Parameters
+    ----------
+    fingerprint
+        sha256 of the source's tables.
+    rules
+        The selection rules that this source reads, defaults resolved.
+    required
+        The modalities that a record must have, defaults resolved.
+    config
+        Only the split is read from it.
+    """
+    return digest(
+        {
+            "version": PREPARE_VERSION,
+            "source": fingerprint,
+            "rules": dict(rules),
+            "require": sorted(required),
+            "split": _split(config),
+        }
+    )
+
+
+def image_pack_key(cohort: str, image: ImageConfig) -> str:
+    """Key of the decoded images of a cohort at one size."""
+    return digest({"cohort": cohort, "size": image.size})
+
+
+def tokenizer_key(cohort: str, text: TextConfig) -> str | None:
+    """Key of the tokenizer, or None where the named local folder is absent."""
+    if text.encoder == "scratch":
+        return digest({"cohort": cohort, "wordpiece": text.vocabulary})
+    files = fingerprint_weights(text.encoder, _TOKENIZER_FILES)
+    return None if files is None else digest({"files": files})
+
+
+def text_pack_key(tokenizer: str, cohort: str, text: TextConfig) -> str:
+    """Key of the tokenised reports of a cohort: view, mask, tokenizer and length."""
+    return digest(
+        {
+            "cohort": cohort,
+            "sections": list(text.sections),
+            "mask": text.mask,
+            "tokenizer": tokenizer,
+            "max_tokens": text.max_tokens,
+        }
+    )
+
+
+def data_keys(cohort: str, config: ExperimentConfig) -> DataKeys:
+    """Keys of what this experiment reads; a modality that it does not read has none."""
+    reads = config.fusion.modalities
+    tokenizer = tokenizer_key(cohort, config.text) if "text" in reads else None
+    return DataKeys(
+        cohort=cohort,
+        image=image_pack_key(cohort, config.image) if "image" in reads else None,
+        text=text_pack_key(tokenizer, cohort, config.text) if tokenizer else None,
+        tokenizer=tokenizer,
+    )
+
+
+def experiment_id(config: ExperimentConfig, keys: DataKeys) -> str | None:
+    """Id of a fully specified model, or None while local weights that it names are absent."""
+    recipe = recipe_read(config)
+    for modality, field in (("image", "weights"), ("text", "encoder")):
+        if modality in recipe:
+            name = recipe[modality][field]
+            weights = fingerprint_weights(name) if name is not None else "random"
+            if weights is None:
+                return None
+            recipe[modality][field] = weights
+    if "text" in recipe and keys.text is None:
+        return None
+    packs = [keys.cohort, keys.image, keys.text]
+    return digest({"version": TRAINING_VERSION, "packs": packs, **recipe})
+
+
+def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
+    """Reduce the config to the fields that this model reads.
+
+    The cohort's rules and the phantom's parameters are left to the cohort key, which covers them.
+    """
+    reads = config.fusion.modalities
+    recipe: dict[str, Any] = {
+        "data": {**_split(config), "majority_share": config.data.majority_share},
+        "fusion": {"modalities": sorted(reads)},
+        "loss": config.loss.model_dump(mode="json", include=_LOSS_FIELDS[config.loss.kind]),
+        "train": config.train.model_dump(mode="json"),
+    }
+    if config.data.majority_share is not None:
+        recipe["data"]["seed"] = config.data.seed
+    if len(reads) > 1:
+        recipe["fusion"]["kind"] = config.fusion.kind
+    if "image" in reads:
+        recipe["image"] = config.image.model_dump(mode="json")
+        recipe["image"]["freeze"] = sorted(config.image.freeze)
+    if "text" in reads:
+        trained_here = config.text.encoder == "scratch"
+        exclude = set() if trained_here else _SCRATCH_FIELDS
+        recipe["text"] = config.text.model_dump(mode="json", exclude=exclude)
+    return recipe
+
+
+def fingerprint_weights(name: str, patterns: tuple[str, ...] = _WEIGHT_FILES) -> str | None:
+    """Identify weights by content where they are local files, else by their public name.
+
+    Returns
+    -------
+    The sha256 of a local file or of a folder's files that match ``patterns``; ``name`` itself for
+    a hub or torchvision name; None for a local path at which nothing lies.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _sha256(path)
+    if path.is_dir():
+        files = sorted({file for pattern in patterns for file in path.glob(pattern)})
+        return digest({file.name: _sha256(file) for file in files}) if files else None
+    looks_local = name.startswith((".", "/", "~", "\\")) or path.suffix in {".pth", ".safetensors"}
+    return None if looks_local else name
+
+
+def _split(config: ExperimentConfig) -> dict[str, Any]:
+    if config.data.split.kind == "official":
+        return {"kind": "official"}
+    return {"seed": config.data.seed, **config.data.split.model_dump(mode="json")}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,175 @@
+"""Profiles and overrides: how a config is put together, and what is said when a value is wrong.
+
+Later layers win: defaults < profile < grid base < ``--set`` < axis level. Every layer is checked
+when it is applied, so a bad value is reported even where a later layer would replace it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.errors import InputError, did_you_mean
+
+PROFILES = ("demo", "tiny", "paper")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Overrides from one place: ``origin`` is named in errors, keys are dotted field names."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted names: ``{"loss": {"kind": "bce"}}`` -> ``loss.kind``."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def flat_parameters(config: ExperimentConfig) -> dict[str, Any]:
+    """Return every field of the resolved config under its dotted name, lists as ``a,b``."""
+    flat = flatten(config.model_dump(mode="json"))
+    return {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in flat.items()}
+
+
+def read_yaml(text: str, origin: str) -> dict[str, Any]:
+    """Parse a YAML mapping safely.
+
+    Raises
+    ------
+    InputError
+        If ``text`` is no YAML or no mapping; ``origin`` names the file.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise InputError(f"{origin} is no valid YAML{where}: {problem}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise InputError(f"{origin} holds {type(tree).__name__}, not a mapping of names to values")
+    return tree
+
+
+def read_yaml_file(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a YAML mapping from a file; the text is returned beside it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}") from error
+    return read_yaml(text, str(path)), text
+
+
+def load_profile(name: str) -> Layer:
+    """Read a shipped profile by name, or a YAML file of one's own."""
+    if name in PROFILES:
+        text = (resources.files("cxr_ray.config") / "profiles" / f"{name}.yaml").read_text()
+        return Layer(f"profile {name}", flatten(read_yaml(text, f"profile {name}")))
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(
+            f"--profile {name}: neither a shipped profile ({', '.join(PROFILES)}) nor a YAML file"
+        )
+    return Layer(f"profile {name}", flatten(read_yaml_file(path)[0]))
+
+
+def parse_assignments(items: Iterable[str]) -> Layer:
+    """Read ``key=value`` pairs as given to ``--set``; values are YAML."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise InputError(f"--set {item}: should be key=value, for example train.lr=1e-3")
+        if key in values:
+            raise InputError(f"--set {key} is given twice")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {item}: the value is no valid YAML") from error
+        if isinstance(values[key], str) and "," in values[key]:
+            values[key] = [part.strip() for part in values[key].split(",")]
+    return Layer("--set", values)
+
+
+def resolve(layers: Sequence[Layer]) -> ExperimentConfig:
+    """Apply ``layers`` in order over the defaults, checking after each.
+
+    Raises
+    ------
+    InputError
+        Names the field, where it came from, the value found and what would be right.
+    """
+    tree: dict[str, Any] = {}
+    config = ExperimentConfig()
+    for layer in layers:
+        for name, value in layer.values.items():
+            _check_name(name, layer.origin)
+            section, _, rest = name.partition(".")
+            _put(tree.setdefault(section, {}), rest, value)
+        try:
+            config = ExperimentConfig.model_validate(tree)
+        except ValidationError as error:
+            raise InputError(_sentence(error.errors()[0], layer)) from error
+    return config
+
+
+def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
+    """List the dotted names of all fields."""
+    names = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += field_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _check_name(name: str, origin: str) -> None:
+    known = field_names()
+    if name in known:
+        return
+    inside = [field for field in known if field.startswith(f"{name}.")]
+    if inside:
+        raise InputError(
+            f"{name} (from {origin}) is a section, not a field; set one of {', '.join(inside[:5])}"
+        )
+    raise InputError(f"{name} (from {origin}) is no config field{did_you_mean(name, known)}")
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    head, _, rest = name.partition(".")
+    if rest:
+        _put(tree.setdefault(head, {}), rest, value)
+    else:
+        tree[head] = value
+
+
+def _sentence(error: ErrorDetails, layer: Layer) -> str:
+    known = field_names()
+    name = ".".join(str(part) for part in error["loc"])
+    while name and name not in known and not any(f.startswith(f"{name}.") for f in known):
+        name = name.rpartition(".")[0]
+    problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    found = layer.values.get(name, error["input"])
+    found = f" is {found!r}" if name in known else ""
+    return f"{name}{found} (from {layer.origin}): {problem}"

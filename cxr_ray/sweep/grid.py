@@ -1,0 +1,234 @@
+"""Grids: axes whose named levels carry overrides, and their product as experiments."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_ray.config.layers import Layer, field_names, flatten, read_yaml_file, resolve
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.errors import InputError, did_you_mean
+
+_KEYS = {"title", "base", "axes", "combinations", "primary_metric"}
+_FIRST_AXES = ("modality", "dataset", "loss")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Overrides for the experiments whose levels include all of ``when``."""
+
+    when: Mapping[str, str]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A study's axes. ``axes[axis][level]`` holds that level's overrides by dotted name."""
+
+    name: str
+    text: str
+    title: str
+    base: Layer
+    axes: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    combinations: tuple[Combination, ...]
+    primary_metric: str
+
+    def swept_fields(self) -> dict[str, str]:
+        """Map every field that an axis or combination sets to where it is set."""
+        fields = {
+            field: f"axis {axis}"
+            for axis, levels in self.axes.items()
+            for values in levels.values()
+            for field in values
+        }
+        for combination in self.combinations:
+            fields.update({f: "a combination" for f in combination.values if f not in fields})
+        return fields
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One member of a study: its config, its level on every axis, and its place in the seeds."""
+
+    config: ExperimentConfig
+    levels: Mapping[str, str]
+    seed: int
+
+    @property
+    def modality(self) -> str:
+        """The level of the modality axis, or what the config says."""
+        return self.levels.get("modality", self.config.modality)
+
+    @property
+    def dataset(self) -> str:
+        """The level of the dataset axis, or what the config says."""
+        return self.levels.get("dataset", self.config.dataset)
+
+    @property
+    def loss(self) -> str:
+        """The level of the loss axis, or the loss's kind."""
+        return self.levels.get("loss", self.config.loss.kind)
+
+    @property
+    def further_levels(self) -> dict[str, str]:
+        """The levels on axes other than modality, dataset and loss."""
+        return {axis: level for axis, level in self.levels.items() if axis not in _FIRST_AXES}
+
+    @property
+    def name(self) -> str:
+        """``<modality>-<dataset>-<loss>[-further levels][-seedN]``."""
+        parts = [self.modality, self.dataset, self.loss, *self.further_levels.values()]
+        return "-".join([*parts, f"seed{self.seed}"] if self.seed else parts)
+
+
+def find_grid(name: str, folder: Path) -> Path:
+    """Locate a grid: a name in ``folder``, or a YAML file of one's own."""
+    shipped = folder / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    raise InputError(
+        f"--grid {name}: neither one of {', '.join(known) or 'no shipped grids'} "
+        f"nor a YAML file{did_you_mean(name, known)}"
+    )
+
+
+def load_grid(path: Path) -> Grid:
+    """Read and check a grid.
+
+    Raises
+    ------
+    InputError
+        For unknown keys or fields, an empty axis, two axes that set the same field, or a
+        combination that names an unknown axis or level or repeats an axis's field.
+    """
+    tree, text = read_yaml_file(path)
+    _expect_keys(tree, _KEYS, str(path))
+    axes: dict[str, dict[str, dict[str, Any]]] = {}
+    setter: dict[str, str] = {}
+    for axis, levels in _mapping(tree.get("axes"), f"{path}: axes").items():
+        axes[axis] = {}
+        for level, values in _mapping(levels, f"{path}: axis {axis}").items():
+            where = f"{path}: level {axis}={level}"
+            axes[axis][str(level)] = _fields(values, where)
+            for field in axes[axis][str(level)]:
+                if setter.setdefault(field, axis) != axis:
+                    raise InputError(
+                        f"{where} sets {field}, which axis {setter[field]} sets already"
+                    )
+    combinations = []
+    for number, entry in enumerate(tree.get("combinations") or [], start=1):
+        where = f"{path}: combination {number}"
+        entry = _mapping(entry, where)
+        _expect_keys(entry, {"when", "set"}, where)
+        when = {a: str(v) for a, v in _mapping(entry.get("when"), f"{where}: when").items()}
+        for axis, level in when.items():
+            _check_level(axes, axis, level, where)
+        values = _fields(entry.get("set"), where)
+        for field in values:
+            if field in setter:
+                raise InputError(f"{where} sets {field}, which axis {setter[field]} sets already")
+        combinations.append(Combination(when, values))
+    return Grid(
+        name=path.stem,
+        text=text,
+        title=str(tree.get("title", path.stem)),
+        base=Layer(f"{path}: base", _fields(tree.get("base") or {}, f"{path}: base", empty=True)),
+        axes=axes,
+        combinations=tuple(combinations),
+        primary_metric=str(tree.get("primary_metric", "auroc")),
+    )
+
+
+def expand(
+    grid: Grid, profile: Layer, overrides: Layer, *, only: Sequence[str] = (), seeds: int = 1
+) -> list[Experiment]:
+    """Multiply the axes out, seeds innermost.
+
+    Parameters
+    ----------
+    only
+        ``axis=level`` pairs; several levels of one axis are alternatives.
+    seeds
+        Number of training seeds, counted up from ``train.seed``; splits never change with it.
+
+    Raises
+    ------
+    InputError
+        For an override of a swept field, an unknown axis or level, or a value out of range.
+    """
+    swept = grid.swept_fields()
+    for field in overrides.values:
+        if field in swept:
+            raise InputError(f"--set {field}: {swept[field]} of grid {grid.name} sets this field")
+        if field == "train.seed" and seeds > 1:
+            raise InputError("--set train.seed: --seeds varies this field; give one of the two")
+    wanted = _wanted_levels(grid, only)
+    # Each layer is checked on its own even when the first experiments do not reach a level.
+    base = [profile, grid.base, overrides]
+    resolve(base)
+    experiments = []
+    for names in itertools.product(*wanted.values()):
+        levels = dict(zip(wanted, names, strict=True))
+        layers = [*base]
+        for axis, level in levels.items():
+            layers.append(Layer(f"level {axis}={level}", grid.axes[axis][level]))
+        for number, entry in enumerate(grid.combinations, start=1):
+            if entry.when.items() <= levels.items():
+                layers.append(Layer(f"combination {number} of {grid.name}", entry.values))
+        config = resolve(layers)
+        for offset in range(seeds):
+            train = config.train.model_copy(update={"seed": config.train.seed + offset})
+            seeded = config.model_copy(update={"train": train})
+            experiments.append(Experiment(seeded, levels, offset))
+    return experiments
+
+
+def _wanted_levels(grid: Grid, only: Sequence[str]) -> dict[str, list[str]]:
+    chosen: dict[str, list[str]] = {}
+    for pair in only:
+        axis, equals, level = pair.partition("=")
+        if not equals:
+            raise InputError(f"--only {pair}: should be axis=level, for example modality=image")
+        _check_level(grid.axes, axis, level, f"--only {pair}")
+        chosen.setdefault(axis, []).append(level)
+    return {axis: chosen.get(axis, list(levels)) for axis, levels in grid.axes.items()}
+
+
+def _check_level(axes: Mapping[str, Mapping[str, Any]], axis: str, level: str, where: str) -> None:
+    if axis not in axes:
+        raise InputError(f"{where}: {axis} is no axis of the grid, which has {', '.join(axes)}")
+    if level not in axes[axis]:
+        raise InputError(
+            f"{where}: {level} is no level of axis {axis}, which has {', '.join(axes[axis])}"
+        )
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"{where} should be a mapping with at least one entry, not {value!r}")
+    return {str(key): entry for key, entry in value.items()}
+
+
+def _fields(value: Any, where: str, *, empty: bool = False) -> dict[str, Any]:
+    values = flatten(value if empty and value == {} else _mapping(value, where))
+    # `fusion: {modalities: …}` and `fusion.modalities: …` mean the same.
+    known = field_names()
+    for field in values:
+        if field not in known:
+            raise InputError(
+                f"{where} sets {field}, which is no config field{did_you_mean(field, known)}"
+            )
+    return values
+
+
+def _expect_keys(tree: Mapping[str, Any], allowed: set[str], where: str) -> None:
+    for key in tree:
+        if key not in allowed:
+            raise InputError(
+                f"{where} has the unknown key {key}; known are {', '.join(sorted(allowed))}"
+                f"{did_you_mean(str(key), allowed)}"
+            )
