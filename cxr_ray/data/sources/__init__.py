@@ -1,1 +1,77 @@
 """Where records come from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from cxr_ray.config.schema import ExperimentConfig
+    from cxr_ray.data.sources.source import Source
+
+KINDS = ("phantom", "mimic", "openi", "table")
+
+
+def open_source(
+    spec: str, config: ExperimentConfig, prepared: Path, reports: str | None = None
+) -> Source:
+    """Open the source that ``--data`` names.
+
+    Parameters
+    ----------
+    spec : str
+        ``phantom``, ``phantom:leaky``, ``mimic:DIR``, ``openi:DIR``, ``table:FILE.yaml`` or
+        ``table:FILE.yaml@DIR``.
+    config : ExperimentConfig
+        Its ``phantom`` and ``cohort`` parts are read.
+    prepared : Path
+        Where the phantom is written.
+    reports : str, optional
+        Folder or zip of reports, for ``mimic`` only.
+
+    Raises
+    ------
+    InputError
+        If the kind is unknown or the place does not exist.
+    """
+    kind, _, path = spec.partition(":")
+    if kind not in KINDS:
+        raise InputError(f"--data: unknown kind {kind!r}; known: {', '.join(KINDS)}")
+    if reports is not None and kind != "mimic":
+        raise InputError(f"--reports: only mimic reads it, not {kind}")
+    if kind == "phantom":
+        return _open_phantom(path, config, prepared)
+    if not path:
+        raise InputError(f"--data: {kind} needs a path, as in {kind}:PATH")
+    if kind == "mimic":
+        from cxr_ray.data.sources.mimic import open_mimic
+
+        return open_mimic(path, reports)
+    if kind == "openi":
+        from cxr_ray.data.sources.openi import open_openi
+
+        return open_openi(path, config.cohort)
+    from cxr_ray.data.sources.table import open_table
+
+    file, root = _file_and_root(path)
+    return open_table(file, root)
+
+
+def _open_phantom(variant: str, config: ExperimentConfig, prepared: Path) -> Source:
+    if variant not in ("", "leaky"):
+        raise InputError(f"--data: phantom:{variant} is unknown; known: phantom, phantom:leaky")
+    from cxr_ray.data.sources.phantom import PhantomSource
+
+    phantom = config.phantom
+    if variant == "leaky":
+        phantom = phantom.model_copy(update={"leaky": True})
+    return PhantomSource.open(phantom, prepared)
+
+
+def _file_and_root(path: str) -> tuple[str, str | None]:
+    """Split ``FILE.yaml@DIR``; an ``@`` elsewhere in a path is part of it."""
+    match = re.fullmatch(r"(.+?\.ya?ml)@(.+)", path)
+    return (match[1], match[2]) if match else (path, None)

@@ -1,0 +1,199 @@
+"""From a source's tables to the records of one cohort, with the selection flow that led there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxr_ray.data.split import assign_parts
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_ray.config.schema import ExperimentConfig
+    from cxr_ray.data.sources.source import Source
+
+PARTS = ("train", "val", "test")
+COLUMNS = ("record", "patient", "label", "part", "image", "report")
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """What one selection rule dropped, in the unit that it counts.
+
+    Attributes
+    ----------
+    rule : str
+        The rule in words, unique within a flow.
+    unit : str
+        ``images``, ``studies``, ``records`` or ``patients``.
+    before, dropped, after : int
+        ``after == before - dropped``.
+    positive, negative : int or None
+        The classes of what is left; None while labels are not known yet.
+    note : str
+        What a reader should know besides the counts.
+    """
+
+    rule: str
+    unit: str
+    before: int
+    dropped: int
+    after: int
+    positive: int | None
+    negative: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The selected records, sorted by ``record``, one row each.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        ``record`` (unique), ``patient``, ``label`` (int8), ``part``, ``image``, ``report`` and
+        whatever further columns the source keeps.
+    flow : tuple of FlowStep
+        Every rule in the order in which it was applied.
+    modalities : tuple of str
+        What the cohort can feed.
+    required : tuple of str
+        What every record has.
+    """
+
+    frame: pd.DataFrame
+    flow: tuple[FlowStep, ...]
+    modalities: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+class Selection:
+    """A frame that rules narrow down one after the other, each leaving a `FlowStep`.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row per ``unit``. Once it has a column ``label``, steps count the classes.
+    unit : str
+        What a row is.
+    start : str
+        The first step's name: it drops nothing and says where the flow begins.
+    """
+
+    def __init__(self, frame: pd.DataFrame, unit: str, start: str):
+        self.frame = frame
+        self.unit = unit
+        self.steps: list[FlowStep] = []
+        self.note(start)
+
+    def keep(self, rule: str, mask: np.ndarray, note: str = "") -> None:
+        """Keep the rows where ``mask`` (len(frame),) is true, under the name of ``rule``."""
+        before = len(self.frame)
+        if not mask.all():
+            self.frame = self.frame[mask]
+        after = len(self.frame)
+        positive = negative = None
+        if "label" in self.frame:
+            positive = int((self.frame["label"] == 1).sum())
+            negative = after - positive
+        self.steps.append(
+            FlowStep(rule, self.unit, before, before - after, after, positive, negative, note)
+        )
+
+    def note(self, rule: str, note: str = "") -> None:
+        """Add a step that drops nothing."""
+        self.keep(rule, np.ones(len(self.frame), bool), note)
+
+
+def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool = True) -> Cohort:
+    """Apply the source's rules, then what a record must have, then the split.
+
+    Parameters
+    ----------
+    source : Source
+        Where records come from.
+    config : ExperimentConfig
+        Its ``data`` and ``cohort`` parts are read.
+    check_files : bool
+        False leaves out whether files exist: records are then dropped only where the tables name
+        no file at all.
+
+    Returns
+    -------
+    Cohort
+
+    Raises
+    ------
+    InputError
+        If a rule cannot be applied, nothing is left, or a part lacks one of the classes.
+    """
+    frame, steps = source.select(config)
+    required = source.required(config.data)
+    selection = Selection(frame, "records", "selected by the tables")
+    for modality in required:
+        _require(selection, source, modality, check_files)
+    frame = selection.frame.sort_values("record", kind="stable", ignore_index=True)
+    _check_records(frame, source)
+    frame["part"] = _parts(frame, source, config)
+    _check_classes(frame, source)
+    extra = [name for name in frame.columns if name not in COLUMNS]
+    frame = frame[[*COLUMNS, *extra]].astype({"label": np.int8})
+    return Cohort(frame, (*steps, *selection.steps[1:]), source.modalities, required)
+
+
+def _require(selection: Selection, source: Source, modality: str, check_files: bool) -> None:
+    if check_files and modality not in source.modalities:
+        has = ", ".join(source.modalities) or "nothing"
+        hint = "; give --reports" if source.kind == "mimic" and modality == "text" else ""
+        raise InputError(f"data.require: {source.name} has no {modality}, only {has}{hint}")
+    column = "image" if modality == "image" else "report"
+    rule = f"{column} missing"
+    references = selection.frame[column].tolist()
+    if check_files:
+        selection.keep(rule, source.present(modality, references))
+    else:
+        named = np.array([reference is not None for reference in references], bool)
+        selection.keep(rule, named, note="files not checked")
+
+
+def _check_records(frame: pd.DataFrame, source: Source) -> None:
+    if frame.empty:
+        raise InputError(f"{source.name}: no record is left after the selection rules")
+    repeated = frame["record"][frame["record"].duplicated()]
+    if len(repeated):
+        raise InputError(f"{source.name}: record {repeated.iloc[0]!r} occurs more than once")
+
+
+def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.ndarray:
+    patient = frame["patient"].to_numpy(object)
+    if config.data.split.kind != "official":
+        label = frame["label"].to_numpy()
+        return assign_parts(patient, label, config.data.split.shares, config.data.seed)
+    if "part" not in frame:
+        raise InputError(f"data.split.kind: {source.name} has no official split; use holdout")
+    crossing = frame.groupby("patient")["part"].nunique()
+    if (crossing > 1).any():
+        raise InputError(
+            f"data.split.kind: the official split puts patient {crossing.idxmax()} in two parts"
+        )
+    return frame["part"].to_numpy(object)
+
+
+def _check_classes(frame: pd.DataFrame, source: Source) -> None:
+    label = frame["label"]
+    if label.nunique() < 2:
+        found = "positive" if label.iloc[0] == 1 else "negative"
+        raise InputError(f"{source.name}: all {len(frame)} records are {found}; two classes needed")
+    for part in PARTS:
+        counts = label[frame["part"] == part].value_counts()
+        for value, name in ((1, "positive"), (0, "negative")):
+            if not counts.get(value, 0):
+                raise InputError(
+                    f"{source.name}: part {part!r} has no {name} record "
+                    f"({int((label == 1).sum())} positive and {int((label == 0).sum())} negative in"
+                    " all); change data.split or select more records"
+                )

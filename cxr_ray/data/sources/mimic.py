@@ -1,0 +1,331 @@
+"""MIMIC-CXR-JPG as PhysioNet ships it (Johnson et al. 2019): labels per study, views per image.
+
+Access: credentialed, https://physionet.org/content/mimic-cxr-jpg/. 377,110 images of 227,827
+studies of 65,379 patients.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.sources.mimic_tables import (
+    CATEGORY,
+    INTEGER,
+    NUMBER,
+    TEXT,
+    find_tables,
+    read_table,
+    table_header,
+)
+from cxr_ray.data.sources.source import Root, is_plain_name, opened_root, read_text
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_ray.config.schema import CohortConfig, DataConfig, ExperimentConfig
+
+TABLES = ("metadata", "chexpert", "negbio", "split")
+ORIENTATION = "PatientOrientationCodeSequence_CodeMeaning"
+PROCEDURES = ("PerformedProcedureStepDescription", "ProcedureCodeSequence_CodeMeaning")
+PORTABLE = re.compile(r"\bPORT(ABLE)?\b", re.IGNORECASE)
+KEYS = ("subject_id", "study_id")
+OFFICIAL = {"train": "train", "validate": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class MimicSource:
+    """A MIMIC-CXR-JPG folder and, apart from it or inside it, its reports.
+
+    Attributes
+    ----------
+    root : Root
+        The folder with the tables and ``files/``.
+    reports : Root or None
+        The folder or zip of reports; without it the source declares images only.
+    report_prefix : str
+        Where ``pXX/`` lies inside ``reports``.
+    """
+
+    root: Root
+    reports: Root | None = None
+    report_prefix: str = "files/"
+
+    kind = "mimic"
+    name = "mimic"
+    reads = frozenset(
+        "view orientation portable rows columns labels label uncertain negative per_patient".split()
+    )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Image, and text where there are reports."""
+        return ("image",) if self.reports is None else ("image", "text")
+
+    def fingerprint(self) -> str:
+        """Sha256 of the tables that are there, in a fixed order."""
+        digest = sha256()
+        tables = find_tables(self.root)
+        for table in TABLES:
+            if table in tables:
+                content = self.root.read(tables[table])
+                digest.update(f"{table}:{len(content)}\n".encode())
+                digest.update(content)
+        return digest.hexdigest()
+
+    def rules(self, config: CohortConfig) -> dict[str, Any]:
+        """Every rule but ``positive``; one record a patient unless asked otherwise."""
+        rules = {field: getattr(config, field) for field in sorted(self.reads)}
+        return rules | {"per_patient": config.per_patient or "earliest"}
+
+    def required(self, data: DataConfig) -> tuple[str, ...]:
+        """Take ``data.require``, else everything that the source has."""
+        return self.modalities if data.require is None else data.require
+
+    def select(self, config: ExperimentConfig) -> tuple[pd.DataFrame, list[FlowStep]]:
+        """Select images by the tables, one a study and, by default, one study a patient.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            ``record`` (the study), ``patient``, ``label``, ``image``, ``report``, and ``part``
+            with the official split.
+        flow : list of FlowStep
+        """
+        rules = config.cohort
+        with ThreadPoolExecutor(2) as pool:
+            reading = pool.submit(self._labels, rules)
+            metadata = self._read("metadata", _metadata_columns(rules))
+            labels = reading.result()
+        selection = Selection(metadata, "images", "all images of the metadata table")
+        _select_images(selection, rules)
+        _select_labels(selection, rules, labels)
+        _one_image_a_study(selection)
+        _per_patient(selection, rules.per_patient or "earliest")
+        if config.data.split.kind == "official":
+            self._official_parts(selection)
+        return _records(selection.frame), selection.steps
+
+    def present(self, modality: str, references: Sequence[str | None]) -> np.ndarray:
+        """Whether the files exist, (N,) bool."""
+        if modality == "image":
+            return self.root.holds(references)
+        if self.reports is None:
+            return np.zeros(len(references), bool)
+        return self.reports.holds([ref and self._report_path(ref) for ref in references])
+
+    def read_image(self, reference: str) -> bytes:
+        """Read the JPEG's bytes."""
+        return self.root.read(reference)
+
+    def read_report(self, reference: str) -> str:
+        """Read the report's text."""
+        if self.reports is None:
+            raise InputError(f"--reports: needed to read {reference}")
+        return read_text(self.reports.read(self._report_path(reference)))
+
+    def ensure_written(self) -> None:
+        """Nothing to do: the folder is the user's."""
+
+    def _report_path(self, reference: str) -> str:
+        return self.report_prefix + reference.removeprefix("files/")
+
+    def _table(self, table: str) -> tuple[str, bytes]:
+        """Name and content of a table."""
+        tables = find_tables(self.root)
+        if table not in tables:
+            raise InputError(f"{self.root.uri}: mimic-cxr-<version>-{table}.csv[.gz] is not there")
+        return tables[table], self.root.read(tables[table])
+
+    def _read(self, table: str, columns: dict[str, str]) -> pd.DataFrame:
+        name, raw = self._table(table)
+        return read_table(name, raw, columns)
+
+    def _labels(self, rules: CohortConfig) -> pd.DataFrame:
+        name, raw = self._table(rules.labels)
+        columns = [column for column in table_header(name, raw) if column not in KEYS]
+        if rules.label not in columns or rules.label == "No Finding":
+            known = ", ".join(column for column in columns if column != "No Finding")
+            raise InputError(
+                f"cohort.label: {rules.label!r} is not a label of {name}; it has {known}"
+            )
+        wanted = dict.fromkeys(KEYS, INTEGER) | {rules.label: NUMBER, "No Finding": NUMBER}
+        labels = read_table(name, raw, wanted)
+        labels = labels.rename(columns={rules.label: "value", "No Finding": "no_finding"})
+        repeated = labels.duplicated(list(KEYS))
+        if repeated.any():
+            study = labels["study_id"][repeated].iloc[0]
+            raise InputError(f"{name}: study {study} has more than one row")
+        strange = ~(labels["value"].isna() | labels["value"].isin((1.0, 0.0, -1.0)))
+        if strange.any():
+            value = labels["value"][strange].iloc[0]
+            raise InputError(f"{name}: {rules.label} is {value:g}; it must be 1, 0, -1 or blank")
+        return labels
+
+    def _official_parts(self, selection: Selection) -> None:
+        split = self._read("split", {"dicom_id": TEXT, "split": TEXT})
+        parts = dict(zip(split["dicom_id"], split["split"], strict=True))
+        named = selection.frame["dicom_id"].map(parts)
+        strange = named[named.notna() & ~named.isin(list(OFFICIAL))]
+        if len(strange):
+            raise InputError(
+                f"the split table: {strange.iloc[0]!r} is no part; it must be train, validate, test"
+            )
+        selection.frame = selection.frame.assign(part=named.map(OFFICIAL))
+        selection.keep("not in the official split", named.notna().to_numpy())
+
+
+def open_mimic(path: str, reports: str | None = None) -> MimicSource:
+    """Open a MIMIC-CXR-JPG folder or URI; reports from ``reports``, else its ``reports/``."""
+    root = opened_root(path, "--data")
+    if reports is not None:
+        text: Root | None = opened_root(reports, "--reports")
+    else:
+        inside = root.joined("reports")
+        text = inside if inside.exists() else None
+    return MimicSource(root, text, "files/" if text is None else _report_prefix(text))
+
+
+def _report_prefix(reports: Root) -> str:
+    """Find where ``pXX/`` lies: under ``files/``, in the root itself, or deeper in a zip."""
+    names = reports.names()
+    if not reports.is_zip:
+        return "files/" if "files" in names else ""
+    matches = (re.fullmatch(r"(|.*/)p\d\d/p\d+/s\d+\.txt", name) for name in names)
+    return next((match[1] for match in matches if match), "files/")
+
+
+def _metadata_columns(rules: CohortConfig) -> dict[str, str]:
+    columns = dict.fromkeys(KEYS, INTEGER) | {"dicom_id": TEXT}
+    if (rules.per_patient or "earliest") == "earliest":
+        columns |= {"StudyDate": TEXT, "StudyTime": TEXT}
+    if rules.view is not None:
+        columns["ViewPosition"] = CATEGORY
+    if rules.orientation is not None:
+        columns[ORIENTATION] = CATEGORY
+    if rules.portable == "drop":
+        columns |= dict.fromkeys(PROCEDURES, CATEGORY)
+    if rules.rows is not None:
+        columns["Rows"] = NUMBER
+    if rules.columns is not None:
+        columns["Columns"] = NUMBER
+    return columns
+
+
+def _select_images(selection: Selection, rules: CohortConfig) -> None:
+    """Apply the rules on one image's own row."""
+    if rules.view is not None:
+        is_view = (selection.frame["ViewPosition"] == rules.view).to_numpy(bool)
+        selection.keep(f"view not {rules.view}", is_view)
+    if rules.orientation is not None:
+        selection.keep("orientation missing", selection.frame[ORIENTATION].notna().to_numpy())
+        is_oriented = (selection.frame[ORIENTATION] == rules.orientation).to_numpy(bool)
+        selection.keep(f"orientation not {rules.orientation}", is_oriented)
+    if rules.portable == "drop":
+        selection.keep("portable", ~_portable(selection.frame))
+    for field, column in (("rows", "Rows"), ("columns", "Columns")):
+        wanted = getattr(rules, field)
+        if wanted is not None:
+            selection.keep(f"{field} not {wanted}", (selection.frame[column] == wanted).to_numpy())
+
+
+def _portable(frame: pd.DataFrame) -> np.ndarray:
+    """Whether a procedure's name says portable; the few distinct names are searched once."""
+    portable = np.zeros(len(frame), bool)
+    for column in PROCEDURES:
+        names = frame[column].cat
+        # code -1 stands for a missing name: the last entry answers it
+        matches = [PORTABLE.search(name) is not None for name in names.categories] + [False]
+        portable |= np.array(matches, bool)[names.codes.to_numpy()]
+    return portable
+
+
+def _select_labels(selection: Selection, rules: CohortConfig, labels: pd.DataFrame) -> None:
+    """Join the label table and keep what is positive or negative."""
+    selection.frame = selection.frame.merge(
+        labels, how="left", on=list(KEYS), indicator="labelled", sort=False
+    )
+    labelled = (selection.frame["labelled"] == "both").to_numpy()
+    selection.keep("no row in the label table", labelled)
+    if rules.uncertain == "drop":
+        selection.keep("uncertain label", (selection.frame["value"] != -1).to_numpy())
+    value = selection.frame["value"].to_numpy()
+    no_finding = selection.frame["no_finding"].to_numpy() == 1
+    positive = (value == 1) | ((value == -1) & (rules.uncertain == "positive"))
+    negative = {
+        "no_finding": no_finding,
+        "label_negative": value == 0,
+        "not_positive": ~positive,
+    }[rules.negative] | ((value == -1) & (rules.uncertain == "negative"))
+    contradictory = positive & no_finding
+    selection.frame = selection.frame.assign(label=positive.astype(np.int8))
+    kept = positive | negative
+    selection.keep("neither positive nor negative", kept)
+    selection.keep("both positive and No Finding", ~contradictory[kept])
+
+
+def _one_image_a_study(selection: Selection) -> None:
+    ordered = selection.frame.sort_values("dicom_id", kind="stable")
+    _keep_first(selection, ordered, list(KEYS), "further images of a study")
+    selection.unit = "studies"
+
+
+def _per_patient(selection: Selection, per_patient: str) -> None:
+    import pandas as pd
+
+    if per_patient == "all":
+        return
+    frame = selection.frame
+    if per_patient == "drop_repeated":
+        once = ~frame["subject_id"].duplicated(keep=False).to_numpy()
+        selection.keep("patients with several records", once)
+        return
+    # numbers, not calendar dates: dates are shifted, and times have lost their leading zeros
+    when = {
+        column: pd.to_numeric(frame[column], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        for column in ("StudyDate", "StudyTime")
+    }
+    order = ["StudyDate", "StudyTime", "study_id", "dicom_id"]
+    ordered = frame.assign(**when).sort_values(order, na_position="last", kind="stable")
+    _keep_first(selection, ordered, ["subject_id"], "further records of a patient")
+
+
+def _keep_first(selection: Selection, ordered: pd.DataFrame, keys: list[str], rule: str) -> None:
+    """Keep the first row of each key in ``ordered``, which holds the selection's rows."""
+    first = ordered.index[~ordered.duplicated(keys)]
+    selection.keep(rule, selection.frame.index.isin(first))
+
+
+def _records(frame: pd.DataFrame) -> pd.DataFrame:
+    """Turn keys into ids and paths, after checking that they are fit for a path."""
+    import pandas as pd
+
+    if len(frame) and int(frame[list(KEYS)].min().min()) < 0:
+        raise InputError("the metadata table: a subject_id or study_id is negative")
+    strange = [name for name in frame["dicom_id"] if not _is_dicom_id(name)]
+    if strange:
+        raise InputError(f"the metadata table: dicom_id {strange[0]!r} is not a plain name")
+    subject, study = (frame[key].astype(str).tolist() for key in KEYS)
+    stem = [f"files/p{p[:2]}/p{p}/s{s}" for p, s in zip(subject, study, strict=True)]
+    kept = {
+        "record": study,
+        "patient": subject,
+        "label": frame["label"].to_numpy(),
+        "image": [f"{s}/{d}.jpg" for s, d in zip(stem, frame["dicom_id"], strict=True)],
+        "report": [f"{s}.txt" for s in stem],
+    }
+    if "part" in frame:
+        kept["part"] = frame["part"].to_numpy(object)
+    return pd.DataFrame(kept)
+
+
+def _is_dicom_id(name: object) -> bool:
+    return isinstance(name, str) and " " not in name and is_plain_name(name)

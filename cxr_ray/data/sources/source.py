@@ -1,0 +1,233 @@
+"""What every source offers, and the folder, archive or bucket that its files lie in."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_ray.config.schema import CohortConfig, DataConfig, ExperimentConfig
+    from cxr_ray.data.cohort import FlowStep
+
+THREADS = 32
+CHUNK = 64
+WORTH_THREADS = 256
+
+
+class Source(Protocol):
+    """Where records come from: paths and small settings only, so that it travels to Ray tasks.
+
+    Attributes
+    ----------
+    kind : str
+        ``phantom``, ``mimic``, ``openi`` or ``table``.
+    name : str
+        The kind, or a table's file name without its ending: enters study names.
+    modalities : tuple of str
+        What the source declares.
+    reads : frozenset of str
+        The names of the ``cohort.*`` fields that have an effect.
+    """
+
+    @property
+    def kind(self) -> str:
+        """The kind of source."""
+
+    @property
+    def name(self) -> str:
+        """The name for studies."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the source declares."""
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The cohort fields that have an effect."""
+
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of the tables' content; never of names or places."""
+
+    def rules(self, config: CohortConfig) -> dict[str, Any]:
+        """Give the cohort fields that this source reads, defaults resolved."""
+
+    def required(self, data: DataConfig) -> tuple[str, ...]:
+        """Say what each record must have: ``data.require``, else the source's default."""
+
+    def select(self, config: ExperimentConfig) -> tuple[pd.DataFrame, list[FlowStep]]:
+        """Apply the rules to the tables: no image or report is opened."""
+
+    def present(self, modality: str, references: Sequence[str | None]) -> np.ndarray:
+        """Whether each reference's content exists, (N,) bool."""
+
+    def read_image(self, reference: str) -> bytes:
+        """Read the image file's bytes, undecoded."""
+
+    def read_report(self, reference: str) -> str:
+        """Read the report's text."""
+
+    def ensure_written(self) -> None:
+        """Write what is generated; nothing to do for data that is already there."""
+
+
+def confined(reference: str) -> bool:
+    """Whether a reference stays inside the folder that it is relative to."""
+    return (
+        bool(reference)
+        and "\\" not in reference
+        and "\0" not in reference
+        and "://" not in reference
+        and not reference.startswith("/")
+        and ".." not in reference.split("/")
+    )
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder, a ``.zip`` or a cloud URI (through fsspec); only relative references go in.
+
+    Parameters
+    ----------
+    uri : str
+        A local path, or anything with ``://`` that fsspec opens.
+    """
+
+    uri: str
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether fsspec does the reading."""
+        return "://" in self.uri
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether members of an archive are read."""
+        return self.uri.lower().endswith(".zip")
+
+    def joined(self, name: str) -> Root:
+        """Give the folder ``name`` inside this one."""
+        return Root(posixpath.join(self.uri, name))
+
+    def exists(self) -> bool:
+        """Whether the folder or archive is there."""
+        if not self.is_remote:
+            return os.path.isfile(self.uri) if self.is_zip else os.path.isdir(self.uri)
+        system, path = _file_system(self.uri)
+        return bool(system.exists(path))
+
+    def names(self) -> list[str]:
+        """Names directly inside a folder, or every member of an archive; [] if absent."""
+        if not self.exists():
+            return []
+        if self.is_zip:
+            return sorted(_members(self.uri))
+        if not self.is_remote:
+            return sorted(os.listdir(self.uri))
+        system, path = _file_system(self.uri)
+        listed = system.ls(path, detail=False)
+        return sorted(posixpath.basename(entry.rstrip("/")) for entry in listed)
+
+    def read(self, reference: str) -> bytes:
+        """Read one file or member.
+
+        Raises
+        ------
+        InputError
+            If the reference leaves the root.
+        OSError
+            If it cannot be read.
+        """
+        if not confined(reference):
+            raise InputError(f"{reference!r}: a reference must be a path inside the data folder")
+        if self.is_zip:
+            try:
+                return _archive(self.uri).read(reference)
+            except KeyError as error:
+                raise FileNotFoundError(f"{reference} is not in {self.uri}") from error
+        if not self.is_remote:
+            with open(os.path.join(self.uri, reference), "rb") as file:
+                return file.read()
+        system, path = _file_system(self.uri)
+        return bytes(system.cat_file(posixpath.join(path, reference)))
+
+    def holds(self, references: Sequence[str | None]) -> np.ndarray:
+        """Whether each reference is a file in here, (N,) bool; None is never."""
+        test = self._test()
+
+        def held(reference: str | None) -> bool:
+            return reference is not None and confined(reference) and test(reference)
+
+        if self.is_zip or len(references) < WORTH_THREADS and not self.is_remote:
+            return np.array([held(reference) for reference in references], bool)
+        chunks = [references[at : at + CHUNK] for at in range(0, len(references), CHUNK)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            results = pool.map(lambda chunk: [held(reference) for reference in chunk], chunks)
+            return np.array([found for result in results for found in result], bool)
+
+    def _test(self) -> Callable[[str], bool]:
+        if self.is_zip:
+            return _members(self.uri).__contains__
+        if not self.is_remote:
+            return lambda reference: os.path.isfile(os.path.join(self.uri, reference))
+        system, path = _file_system(self.uri)
+        return lambda reference: bool(system.isfile(posixpath.join(path, reference)))
+
+
+def opened_root(uri: str, flag: str) -> Root:
+    """Give the root, or say which flag names a place that does not exist."""
+    root = Root(uri if "://" in uri else os.path.abspath(os.path.expanduser(uri)))
+    if not root.exists():
+        raise InputError(f"{flag}: {uri} does not exist")
+    return root
+
+
+def read_text(raw: bytes) -> str:
+    """Decode a report: UTF-8, what is not becomes U+FFFD, a byte-order mark is dropped."""
+    return raw.decode("utf-8-sig", errors="replace")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a table's file name is safe as the last part of a path."""
+    return re.fullmatch(r"[0-9A-Za-z_-][0-9A-Za-z._ -]*", name) is not None
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    try:
+        system, path = url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{uri}: fsspec cannot open it: {error}") from error
+    return system, path
+
+
+@lru_cache(maxsize=4)
+def _archive(uri: str) -> zipfile.ZipFile:
+    file: IO[bytes]
+    if "://" in uri:
+        system, path = _file_system(uri)
+        file = system.open(path, "rb")
+    else:
+        file = open(uri, "rb")  # noqa: SIM115 (kept open for the life of the process)
+    try:
+        return zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{uri}: not a readable zip archive") from error
+
+
+@lru_cache(maxsize=4)
+def _members(uri: str) -> frozenset[str]:
+    return frozenset(name for name in _archive(uri).namelist() if not name.endswith("/"))
