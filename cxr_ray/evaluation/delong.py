@@ -116,7 +116,7 @@ def auroc_covariance(
     return area, covariance
 
 
-def auroc_interval(
+def delong_interval(
     label: ArrayLike,
     score: ArrayLike,
     *,
@@ -148,10 +148,10 @@ def auroc_interval(
 
     Examples
     --------
-    >>> one = auroc_interval([0, 0, 0, 1, 1, 1], [1, 2, 4, 3, 5, 6])
+    >>> one = delong_interval([0, 0, 0, 1, 1, 1], [1, 2, 4, 3, 5, 6])
     >>> [round(figure, 4) for figure in (one.auroc, one.standard_error, one.low, one.high)]
     [0.8889, 0.1571, 0.2614, 0.9945]
-    >>> perfect = auroc_interval([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
+    >>> perfect = delong_interval([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
     >>> round(perfect.low, 4), perfect.high, perfect.method
     (0.4385, 1.0, 'bound')
     """
@@ -170,7 +170,7 @@ def auroc_interval(
     return AurocInterval(area, error, low, high, _method(groups))
 
 
-def compare_auroc(
+def delong_test(
     label: ArrayLike,
     first: ArrayLike,
     second: ArrayLike,
@@ -204,7 +204,7 @@ def compare_auroc(
     Examples
     --------
     >>> label = [0, 0, 0, 0, 1, 1, 1, 1]
-    >>> test = compare_auroc(label, [1, 2, 3, 5, 4, 6, 7, 8], [5, 1, 6, 2, 4, 3, 8, 7])
+    >>> test = delong_test(label, [1, 2, 3, 5, 4, 6, 7, 8], [5, 1, 6, 2, 4, 3, 8, 7])
     >>> round(test.difference, 4), round(test.p_value, 4)
     (0.1875, 0.3993)
     """
@@ -247,4 +247,5 @@ def _smaller_class(label: ArrayLike, groups: ArrayLike | None) -> int:
 
 
 def _method(groups: ArrayLike | None) -> str:
-    return "delong" if groups is None else "delong_clustered"
+    plain = groups is None or len(np.unique(np.asarray(groups))) == len(np.asarray(groups))
+    return "delong" if plain else "delong_clustered"

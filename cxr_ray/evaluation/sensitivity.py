@@ -274,7 +274,7 @@ def _run(
 ) -> PermutationTest:
     strata = None if within is None else np.asarray(within)
     sampler = PatientSampler.of(positive, groups)
-    blocks = None if groups is None else sampler.block
+    blocks = sampler.block if sampler.grouped else None
     every = np.arange(len(positive))
 
     def figures_of(own: IntArray, others: IntArray) -> FloatArray:
