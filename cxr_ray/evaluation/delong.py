@@ -116,7 +116,7 @@ def auroc_covariance(
     return area, covariance
 
 
-def delong_interval(
+def auroc_interval(
     label: ArrayLike,
     score: ArrayLike,
     *,
@@ -148,10 +148,10 @@ def delong_interval(
 
     Examples
     --------
-    >>> one = delong_interval([0, 0, 0, 1, 1, 1], [1, 2, 4, 3, 5, 6])
+    >>> one = auroc_interval([0, 0, 0, 1, 1, 1], [1, 2, 4, 3, 5, 6])
     >>> [round(figure, 4) for figure in (one.auroc, one.standard_error, one.low, one.high)]
     [0.8889, 0.1571, 0.2614, 0.9945]
-    >>> perfect = delong_interval([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
+    >>> perfect = auroc_interval([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6])
     >>> round(perfect.low, 4), perfect.high, perfect.method
     (0.4385, 1.0, 'bound')
     """

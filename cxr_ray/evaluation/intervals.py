@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cxr_ray.evaluation.confusion import Confusion, confusion_rows
-from cxr_ray.evaluation.delong import delong_interval
+from cxr_ray.evaluation.delong import auroc_interval
 from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.evaluation.proportions import Interval, wilson_interval
@@ -82,7 +82,7 @@ def metric_intervals(
         result[name] = (
             _NO_ECE if name == "ece" else _percentile(draws[kind][name], confidence, methods[kind])
         )
-    area = delong_interval(positive, ranked, groups=groups, confidence=confidence)
+    area = auroc_interval(positive, ranked, groups=groups, confidence=confidence)
     result["auroc"] = Interval(area.low, area.high, area.method)
     if groups is None or len(np.unique(np.asarray(groups))) == len(positive):
         for name, (hits, total) in _proportions(positive, chance, threshold).items():

@@ -12,7 +12,7 @@ from cxr_ray.evaluation.proportions import Interval, wilson_interval
 
 PRINTED_METRICS = ("accuracy", "precision", "recall", "f1", "auroc")
 PRINTED_TEST_SIZE = {"full": 4823, "sub75": 1859}
-"""Test records by data set: every printed accuracy is a share of them (of 4,824 as well)."""
+"""Test records by data set: every printed accuracy is a share of them."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from cxr_ray.evaluation.delong import auroc_covariance, delong_interval, delong_test
+from cxr_ray.evaluation.delong import auroc_covariance, auroc_interval, delong_test
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.evaluation.ranking import auroc
 
@@ -55,8 +55,8 @@ def test_one_record_a_patient_gives_the_plain_form():
     rng = np.random.default_rng(1)
     label = rng.random(80) < 0.4
     score = rng.normal(size=80) + label
-    plain = delong_interval(label, score)
-    clustered = delong_interval(label, score, groups=rng.permutation(80))
+    plain = auroc_interval(label, score)
+    clustered = auroc_interval(label, score, groups=rng.permutation(80))
     assert clustered.standard_error == pytest.approx(plain.standard_error, abs=1e-12)
 
 
@@ -64,27 +64,27 @@ def test_doubled_records_do_not_count_as_more_patients():
     rng = np.random.default_rng(2)
     label = rng.random(100) < 0.4
     score = rng.normal(size=100) + label
-    single = delong_interval(label, score).standard_error
+    single = auroc_interval(label, score).standard_error
     twice = (np.tile(label, 2), np.tile(score, 2))
-    assert delong_interval(*twice).standard_error < 0.75 * single
-    grouped = delong_interval(*twice, groups=np.tile(np.arange(100), 2))
+    assert auroc_interval(*twice).standard_error < 0.75 * single
+    grouped = auroc_interval(*twice, groups=np.tile(np.arange(100), 2))
     assert grouped.standard_error == pytest.approx(single, rel=0.02)
 
 
 def test_perfect_separation_has_an_interval_that_is_not_a_point():
     label, score = np.repeat([0, 1], 50), np.arange(100)
-    best, worst = delong_interval(label, score), delong_interval(label, -score)
+    best, worst = auroc_interval(label, score), auroc_interval(label, -score)
     assert (best.auroc, best.high, best.method) == (1.0, 1.0, "bound")
     assert 0.9 < best.low < 0.95
     assert worst.low == 0.0 and worst.high == pytest.approx(1 - best.low)
 
 
 def test_constant_scores_a_lone_positive_and_one_class_have_stated_answers():
-    constant = delong_interval([0, 0, 1, 1], [3, 3, 3, 3])
+    constant = auroc_interval([0, 0, 1, 1], [3, 3, 3, 3])
     assert constant.auroc == 0.5 and constant.low < 0.2 and constant.method == "bound"
-    alone = delong_interval([0, 0, 1], [1, 3, 2])
+    alone = auroc_interval([0, 0, 1], [1, 3, 2])
     assert alone.auroc == 0.5 and np.isnan(alone.standard_error) and alone.high > 0.9
-    absent = delong_interval([1, 1], [1, 2])
+    absent = auroc_interval([1, 1], [1, 2])
     assert np.isnan(absent.auroc) and absent.method == "none"
     assert np.isnan(delong_test([1, 1], [1, 2], [2, 1]).p_value)
 
@@ -122,7 +122,7 @@ def test_p_values_of_equally_good_scores_are_uniform_and_intervals_hold_the_trut
         shared = rng.normal(size=200)
         one, other = label + 0.6 * shared + 0.8 * rng.normal(size=(2, 200))
         p_values.append(delong_test(label, one, other).p_value)
-        interval = delong_interval(label, one)
+        interval = auroc_interval(label, one)
         held.append(interval.low <= truth <= interval.high)
     assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.09
     assert 0.92 < np.mean(held) < 0.98
