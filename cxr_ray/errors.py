@@ -15,6 +15,10 @@ class TrialError(RuntimeError):
     """Something failed inside: scripts print the sentence and end with exit code 1."""
 
 
+class TrialStopped(RuntimeError):
+    """A trial ended before its time and keeps its checkpoint."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean X?"`` for the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

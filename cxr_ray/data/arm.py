@@ -1,0 +1,80 @@
+"""What one model reads of a prepared cohort: memory-mapped packs and the labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_ray.config.identity import DataKeys
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.image_pack import open_images
+from cxr_ray.data.prepare import read_cohort
+from cxr_ray.data.split import own_members
+from cxr_ray.data.text_pack import TextPack, open_text
+from cxr_ray.storage import Storage
+
+
+@dataclass(frozen=True)
+class ArmData:
+    """A cohort as one arm sees it; every array has one entry a record, in cohort order.
+
+    Attributes
+    ----------
+    record_id, group
+        Salted hashes of record and patient.
+    label
+        (N,) int8, 1 is positive.
+    part
+        (N,) ``train``, ``val`` or ``test``.
+    own
+        (N,) bool: belongs to the arm's own, sub-sampled data set.
+    row
+        (N,) int64: the record's row in the packs.
+    images
+        (rows, H, W) uint8, or None where the arm reads no image.
+    text
+        Token ids by row, or None where the arm reads no text.
+    """
+
+    record_id: NDArray[np.str_]
+    group: NDArray[np.str_]
+    label: NDArray[np.int8]
+    part: NDArray[np.str_]
+    own: NDArray[np.bool_]
+    row: NDArray[np.int64]
+    images: NDArray[np.uint8] | None
+    text: TextPack | None
+
+    def indices(self, part: str, *, own: bool) -> NDArray[np.int64]:
+        """Return the records of one part: those of the arm's own data set, or all."""
+        chosen = self.part == part
+        return np.flatnonzero(chosen & self.own if own else chosen)
+
+    @property
+    def lengths(self) -> NDArray[np.int64] | None:
+        """(N,) tokens of each record, or None where the arm reads no text."""
+        return None if self.text is None else self.text.lengths[self.row]
+
+
+def open_arm(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> ArmData:
+    """Open the prepared data of one experiment."""
+    folder = storage.prepared / keys.cohort
+    cohort = read_cohort(folder)
+    label = cohort["label"].to_numpy(dtype=np.int8)
+    part = cohort["part"].to_numpy(dtype=str)
+    return ArmData(
+        record_id=cohort["record_id"].to_numpy(dtype=str),
+        group=cohort["group"].to_numpy(dtype=str),
+        label=label,
+        part=part,
+        own=own_members(
+            cohort["record"].to_numpy(dtype=str),
+            label,
+            part,
+            config.data.majority_share,
+            config.data.seed,
+        ),
+        row=cohort["row"].to_numpy(dtype=np.int64),
+        images=None if keys.image is None else open_images(folder / f"images-{keys.image}"),
+        text=None if keys.text is None else open_text(folder / f"text-{keys.text}"),
+    )

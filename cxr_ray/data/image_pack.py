@@ -1,0 +1,113 @@
+"""Image packs: every image of a cohort decoded once, as grayscale uint8 at the target size."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cxr_ray.storage import write_whole
+
+if TYPE_CHECKING:
+    from cxr_ray.data.sources.source import Source
+
+IMAGES_FILE = "images.npy"
+CHUNK = 128
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+def decode_image(content: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode any image that Pillow reads to a square of grayscale pixels.
+
+    JPEGs are scaled down by the decoder itself (``draft``) before the resize; 16-bit images keep
+    their upper eight bits; transparency is laid on black, as outside a radiograph's field.
+
+    Returns
+    -------
+    (size, size) uint8
+
+    Raises
+    ------
+    OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
+        As Pillow does for content that is no image or is cut off.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft("L", (size, size))
+        if image.mode.startswith("I;16") or image.mode == "I":
+            pixels = np.asarray(image, dtype=np.int64)
+            gray = Image.fromarray((np.clip(pixels, 0, 65535) >> 8).astype(np.uint8))
+        elif image.has_transparency_data:
+            colour = image.convert("RGBA")
+            gray = Image.alpha_composite(
+                Image.new("RGBA", colour.size, (0, 0, 0, 255)), colour
+            ).convert("L")
+        else:
+            gray = image.convert("L")
+        return np.asarray(gray.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def allocate_images(folder: Path, records: int, size: int) -> None:
+    """Make the pack's array, to be filled by `decode_chunk`; an existing one is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / IMAGES_FILE).exists():
+        aside = folder / f".{IMAGES_FILE}"
+        np.lib.format.open_memmap(
+            aside, mode="w+", dtype=np.uint8, shape=(records, size, size)
+        ).flush()
+        aside.rename(folder / IMAGES_FILE)
+
+
+def chunk_starts(records: int) -> list[int]:
+    """Return the first row of every chunk."""
+    return list(range(0, records, CHUNK))
+
+
+def decode_chunk(folder: Path, source: "Source", start: int, references: list[str | None]) -> int:
+    """Decode one chunk into the pack and mark it done, with the reason for each bad record.
+
+    Returns
+    -------
+    The number of records in the chunk. A chunk that is marked done is not decoded again.
+    """
+    mark = folder / f"chunk-{start:08d}.json"
+    if not mark.exists():
+        images = np.load(folder / IMAGES_FILE, mmap_mode="r+")
+        faults: dict[int, str] = {}
+        for row, reference in enumerate(references, start):
+            try:
+                if reference is None:
+                    raise FileNotFoundError("no image is named")
+                images[row] = decode_image(source.read_image(reference), images.shape[1])
+            except _UNREADABLE as error:
+                faults[row] = _reason(error)
+        images.flush()
+        write_whole(mark, json.dumps(faults))
+    return len(references)
+
+
+def collect_faults(folder: Path) -> dict[int, str]:
+    """Gather the bad rows of a fully decoded pack, with their reasons."""
+    faults: dict[int, str] = {}
+    for mark in sorted(folder.glob("chunk-*.json")):
+        faults.update({int(row): reason for row, reason in json.loads(mark.read_text()).items()})
+    return faults
+
+
+def open_images(folder: Path) -> NDArray[np.uint8]:
+    """Map a pack's images into memory: (records, size, size) uint8, read-only."""
+    images: NDArray[np.uint8] = np.load(folder / IMAGES_FILE, mmap_mode="r")
+    return images
+
+
+def _reason(error: BaseException) -> str:
+    """Say what is wrong without the file's name, which may hold a patient's id."""
+    if isinstance(error, FileNotFoundError):
+        return "image missing"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, Image.DecompressionBombError):
+        return "image too large"
+    return f"image unreadable ({type(error).__name__})"

@@ -1,0 +1,358 @@
+"""Preparing a cohort once for all the experiments that read it.
+
+Every step is resumable: chunks that are done are kept, and a folder gets its final name only when
+it is whole. Records that cannot be read are left out of the cohort for every arm alike, whichever
+modality the arm reads, so that all models see the same patients.
+"""
+
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data import image_pack, text_pack
+from cxr_ray.data.fan_out import FanOut
+from cxr_ray.data.tokenization import train_wordpiece
+from cxr_ray.errors import InputError
+from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
+from cxr_ray.storage import Storage, move_whole, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_ray.data.cohort import Cohort
+    from cxr_ray.data.sources.source import Source
+
+MANIFEST = "manifest.json"
+COHORT_FILE = "cohort.csv"
+FLOW_FILE = "selection_flow.json"
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many of it are done, and how many there are."""
+
+
+def is_prepared(storage: Storage, keys: DataKeys) -> bool:
+    """Tell whether everything that an experiment reads lies ready."""
+    folder = storage.prepared / keys.cohort
+    return (
+        (folder / MANIFEST).exists()
+        and (keys.image is None or (folder / f"images-{keys.image}").is_dir())
+        and (keys.text is None or (folder / f"text-{keys.text}").is_dir())
+    )
+
+
+def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
+    """Read what was counted when a cohort was prepared.
+
+    Raises
+    ------
+    InputError
+        If a newer version of the package prepared it.
+    """
+    path = storage.prepared / cohort / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest["prepare_version"] > PREPARE_VERSION:
+        raise InputError(
+            f"{path} was written by a newer version (prepare_version "
+            f"{manifest['prepare_version']}, this one knows {PREPARE_VERSION}); update cxr_ray"
+        )
+    return manifest
+
+
+def prepare(
+    storage: Storage,
+    source: "Source",
+    wanted: Sequence[tuple[ExperimentConfig, DataKeys]],
+    *,
+    fan_out: FanOut,
+    progress: Progress,
+    driver: str,
+    cohort_only: bool = False,
+) -> None:
+    """Make what is missing of the data that experiments on one cohort read.
+
+    Parameters
+    ----------
+    wanted
+        Experiments with the same cohort key, and their keys.
+    fan_out
+        Runs chunks: here or as Ray tasks.
+    cohort_only
+        Write the cohort and its selection flow, and touch no image or report.
+
+    Raises
+    ------
+    InputError
+        If the cohort is unusable, or more records are bad than ``data.max_bad_share`` allows.
+    """
+    config, keys = wanted[0]
+    folder = storage.prepared / keys.cohort
+    while (lease := acquire_lease(folder, driver)) is None:
+        progress("waiting for another run that prepares this cohort", 0, 1)
+        time.sleep(1)
+    try:
+        with Heartbeat() as heartbeat:
+            heartbeat.add(folder)
+            if not (folder / MANIFEST).exists():
+                _prepare_cohort(storage, source, config, keys, fan_out, progress, cohort_only)
+            if not cohort_only:
+                for config, keys in wanted:
+                    _prepare_packs(folder, source, config, keys, fan_out, progress)
+    finally:
+        release_lease(folder, lease)
+
+
+def _prepare_cohort(
+    storage: Storage,
+    source: "Source",
+    config: ExperimentConfig,
+    keys: DataKeys,
+    fan_out: FanOut,
+    progress: Progress,
+    cohort_only: bool,
+) -> None:
+    """Select the records, read them all once, and write those that can be read."""
+    from cxr_ray.data.cohort import FlowStep, select_cohort
+
+    folder = storage.prepared / keys.cohort
+    progress("selecting the cohort", 0, 1)
+    source.ensure_written()
+    cohort = select_cohort(source, config, check_files=not cohort_only)
+    frame = cohort.frame.reset_index(drop=True)
+    frame.insert(0, "row", np.arange(len(frame)))
+    progress("selecting the cohort", 1, 1)
+
+    faults: dict[int, str] = {}
+    if not cohort_only:
+        if "text" in cohort.modalities:
+            faults |= _read_reports(folder, source, frame, fan_out, progress)
+            frame["label_section"] = text_pack.read_column(
+                folder / text_pack.REPORTS_FOLDER, "label_section"
+            )
+        if "image" in cohort.required:
+            key = keys.image or image_pack_key(keys.cohort, config.image)
+            faults |= _decode_images(folder, source, frame, key, config, fan_out, progress)
+    flow = list(cohort.flow)
+    kept = frame.drop(index=list(faults))
+    for reason in sorted(set(faults.values())):
+        bad = [row for row, why in faults.items() if why == reason]
+        before = flow[-1].after
+        left = frame.drop(index=[row for row, why in faults.items() if why <= reason])
+        flow.append(
+            FlowStep(
+                rule=reason,
+                unit=flow[-1].unit,
+                before=before,
+                dropped=len(bad),
+                after=before - len(bad),
+                positive=int((left["label"] == 1).sum()),
+                negative=int((left["label"] == 0).sum()),
+            )
+        )
+    if len(faults) > config.data.max_bad_share * len(frame):
+        worst = sorted(faults.items())[0]
+        raise InputError(
+            f"data.max_bad_share: {len(faults)} of {len(frame)} records cannot be read, more than "
+            f"the share {config.data.max_bad_share:g}; the first is record "
+            f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}"
+        )
+    _write_cohort(storage, source, config, keys, cohort, kept, flow, faults, frame)
+
+
+def _write_cohort(
+    storage: Storage,
+    source: "Source",
+    config: ExperimentConfig,
+    keys: DataKeys,
+    cohort: "Cohort",
+    kept: "pd.DataFrame",
+    flow: list[Any],
+    faults: dict[int, str],
+    frame: "pd.DataFrame",
+) -> None:
+    folder = storage.prepared / keys.cohort
+    salt = storage.salt()
+    kept = kept.assign(
+        record_id=[_name(salt, record) for record in kept["record"]],
+        group=[_name(salt, patient) for patient in kept["patient"]],
+    )
+    write_whole(folder / COHORT_FILE, kept.to_csv(index=False))
+    write_whole(folder / FLOW_FILE, json.dumps([asdict(step) for step in flow], indent=1))
+    counts = {
+        part: {
+            "n": int((kept["part"] == part).sum()),
+            "n_positive": int(kept.loc[kept["part"] == part, "label"].sum()),
+        }
+        for part in ("train", "val", "test")
+    }
+    manifest = {
+        "prepare_version": PREPARE_VERSION,
+        "source": source.kind,
+        "fingerprint": source.fingerprint(),
+        "rules": source.rules(config.cohort),
+        "required": list(cohort.required),
+        "modalities": list(cohort.modalities),
+        "records": len(kept),
+        "patients": int(kept["patient"].nunique()),
+        "positive": int(kept["label"].sum()),
+        "parts": counts,
+        "faults": [
+            {"record_id": _name(salt, frame.loc[row, "record"]), "reason": reason}
+            for row, reason in sorted(faults.items())
+        ],
+        "sha256": {COHORT_FILE: hashlib.sha256((folder / COHORT_FILE).read_bytes()).hexdigest()},
+    }
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _prepare_packs(
+    folder: Path,
+    source: "Source",
+    config: ExperimentConfig,
+    keys: DataKeys,
+    fan_out: FanOut,
+    progress: Progress,
+) -> None:
+    if keys.image is not None and not (folder / f"images-{keys.image}").is_dir():
+        # Rows in the packs are those of the selection, bad records included.
+        frame = _selected(source, config)
+        faults = _decode_images(folder, source, frame, keys.image, config, fan_out, progress)
+        bad = len(set(faults) & set(read_cohort(folder)["row"]))
+        if bad:
+            raise InputError(
+                f"{folder}: {bad} images that were readable when the cohort was prepared are not "
+                "now; remove this folder to prepare it anew"
+            )
+    if keys.text is not None and not (folder / f"text-{keys.text}").is_dir():
+        reports = folder / text_pack.REPORTS_FOLDER
+        if not reports.is_dir():
+            _read_reports(folder, source, _selected(source, config), fan_out, progress)
+        _tokenize(folder, config, keys, fan_out, progress)
+
+
+def _selected(source: "Source", config: ExperimentConfig) -> "pd.DataFrame":
+    from cxr_ray.data.cohort import select_cohort
+
+    source.ensure_written()
+    return select_cohort(source, config).frame.reset_index(drop=True)
+
+
+def read_cohort(folder: Path) -> "pd.DataFrame":
+    """Read a prepared cohort; ids stay text, whatever they look like."""
+    import pandas as pd
+
+    text = dict.fromkeys(("record", "patient", "part", "record_id", "group"), str)
+    return pd.read_csv(folder / COHORT_FILE, dtype=text, keep_default_na=False)
+
+
+def _decode_images(
+    folder: Path,
+    source: "Source",
+    frame: "pd.DataFrame",
+    key: str,
+    config: ExperimentConfig,
+    fan_out: FanOut,
+    progress: Progress,
+) -> dict[int, str]:
+    done, aside = folder / f"images-{key}", folder / f"images-{key}.partial"
+    if not done.is_dir():
+        image_pack.allocate_images(aside, len(frame), config.image.size)
+        chunks = [
+            (aside, source, start, _references(frame, "image", start, image_pack.CHUNK))
+            for start in range(0, len(frame), image_pack.CHUNK)
+        ]
+        _run(fan_out, image_pack.decode_chunk, chunks, "decoding images", len(frame), progress)
+        move_whole(aside, done)
+    return image_pack.collect_faults(done)
+
+
+def _read_reports(
+    folder: Path, source: "Source", frame: "pd.DataFrame", fan_out: FanOut, progress: Progress
+) -> dict[int, str]:
+    done = folder / text_pack.REPORTS_FOLDER
+    aside = folder / f"{text_pack.REPORTS_FOLDER}.partial"
+    if not done.is_dir():
+        aside.mkdir(exist_ok=True)
+        chunks = [
+            (aside, source, start, _references(frame, "report", start, text_pack.CHUNK))
+            for start in range(0, len(frame), text_pack.CHUNK)
+        ]
+        read = text_pack.read_reports_chunk
+        _run(fan_out, read, chunks, "reading reports", len(frame), progress)
+        move_whole(aside, done)
+    faults = text_pack.read_column(done, "fault")
+    return {row: fault for row, fault in enumerate(faults) if fault is not None}
+
+
+def _tokenize(
+    folder: Path, config: ExperimentConfig, keys: DataKeys, fan_out: FanOut, progress: Progress
+) -> None:
+    reports = folder / text_pack.REPORTS_FOLDER
+    view = text_pack.View(
+        sections=config.text.sections,
+        mask=config.text.mask,
+        max_tokens=config.text.max_tokens,
+        encoder=config.text.encoder,
+    )
+    tokenizer = None
+    if config.text.encoder == "scratch":
+        tokenizer = folder / f"tokenizer-{keys.tokenizer}"
+        if not tokenizer.is_dir():
+            progress("training the tokenizer", 0, 1)
+            cohort = read_cohort(folder)
+            texts = text_pack.read_column(reports, "text")
+            training = [texts[row] or "" for row in cohort.loc[cohort["part"] == "train", "row"]]
+            aside = folder / f"tokenizer-{keys.tokenizer}.partial"
+            train_wordpiece(training, config.text.vocabulary, aside)
+            move_whole(aside, tokenizer)
+            progress("training the tokenizer", 1, 1)
+    aside = folder / f"text-{keys.text}.partial"
+    aside.mkdir(exist_ok=True)
+    chunks = [(path, aside, view, tokenizer) for path in text_pack.report_chunks(reports)]
+    _run(
+        fan_out,
+        text_pack.tokenize_chunk,
+        chunks,
+        "tokenising chunks of reports",
+        len(chunks),
+        progress,
+    )
+    text_pack.join_chunks(aside, view, tokenizer)
+    cohort = read_cohort(folder)
+    empty = text_pack.count_empty(aside, cohort["row"].to_numpy(), cohort["label"].to_numpy())
+    counts = {"negative": empty[0], "positive": empty[1]}
+    write_whole(aside / "empty_sections.json", json.dumps(counts))
+    move_whole(aside, folder / f"text-{keys.text}")
+
+
+def _run(
+    fan_out: FanOut,
+    function: Callable[..., int],
+    chunks: Sequence[tuple[Any, ...]],
+    what: str,
+    total: int,
+    progress: Progress,
+) -> None:
+    done = 0
+    progress(what, done, total)
+    for count in fan_out(function, chunks):
+        done += count
+        progress(what, done, total)
+
+
+def _references(frame: "pd.DataFrame", column: str, start: int, count: int) -> list[str | None]:
+    values = frame[column].iloc[start : start + count]
+    return [value if isinstance(value, str) and value else None for value in values]
+
+
+def _name(salt: bytes, value: object) -> str:
+    """Name a record or patient outside ``prepared/``: a salted hash of 16 hex digits."""
+    return hmac.new(salt, str(value).encode(), hashlib.sha256).hexdigest()[:16]

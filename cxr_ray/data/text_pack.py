@@ -1,0 +1,170 @@
+"""Reports read once per cohort, and text packs: one view of them, masked and tokenised."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cxr_ray.data.masking import mask_text
+from cxr_ray.data.reports import parse_report, view_text
+from cxr_ray.data.tokenization import (
+    PADDING,
+    load_pretrained_tokenizer,
+    open_trained,
+    pretrained_tokenize,
+    trained_tokenize,
+)
+from cxr_ray.storage import write_whole
+
+if TYPE_CHECKING:
+    from cxr_ray.data.sources.source import Source
+
+CHUNK = 2000
+REPORTS_FOLDER = "reports"
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a report a model reads, and through which tokenizer."""
+
+    sections: tuple[str, ...]
+    mask: str
+    max_tokens: int
+    encoder: str
+    """A hub name or local folder, or ``scratch`` for the cohort's own WordPiece."""
+
+
+@dataclass(frozen=True)
+class TextPack:
+    """Token ids of a cohort's reports, memory-mapped.
+
+    ``tokens[offsets[i]:offsets[i + 1]]`` are the int32 ids of record ``i``.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    vocabulary_size: int
+    padding: int
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each record, special ones included."""
+        return np.diff(self.offsets)
+
+
+def read_reports_chunk(
+    folder: Path, source: "Source", start: int, references: list[str | None]
+) -> int:
+    """Read one chunk of reports into ``folder``; a chunk that is there is not read again.
+
+    A record without a report is an empty text; one that cannot be read carries the reason.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / f"reports-{start:08d}.parquet"
+    if not path.exists():
+        texts, sections, faults = [], [], []
+        for reference in references:
+            text, fault = "", None
+            try:
+                text = "" if reference is None else source.read_report(reference)
+            except OSError as error:
+                fault = f"report unreadable ({type(error).__name__})"
+            texts.append(text)
+            sections.append(parse_report(text).label_section)
+            faults.append(fault)
+        table = pa.table(
+            {
+                "text": pa.array(texts, pa.string()),
+                "label_section": pa.array(sections, pa.string()),
+                "fault": pa.array(faults, pa.string()),
+            }
+        )
+        aside = path.with_name(f".{path.name}")
+        pq.write_table(table, aside)
+        aside.rename(path)
+    return len(references)
+
+
+def report_chunks(folder: Path) -> list[Path]:
+    """Return the files of a cohort's reports, in record order."""
+    return sorted(folder.glob("reports-*.parquet"))
+
+
+def read_column(folder: Path, column: str) -> list[str | None]:
+    """Read one column of a cohort's reports: ``text``, ``label_section`` or ``fault``."""
+    import pyarrow.parquet as pq
+
+    values: list[str | None] = []
+    for path in report_chunks(folder):
+        values += pq.read_table(path, columns=[column])[column].to_pylist()
+    return values
+
+
+def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | None) -> int:
+    """Tokenise one file of reports into ``aside``; what is there already is not made again."""
+    path = aside / f"{reports.stem}.npz"
+    if not path.exists():
+        import pyarrow.parquet as pq
+
+        texts = pq.read_table(reports, columns=["text"])["text"].to_pylist()
+        seen = [
+            mask_text(view_text(parse_report(text), view.sections), view.mask) for text in texts
+        ]
+        if tokenizer is None:
+            tokenize = pretrained_tokenize(view.encoder, view.max_tokens)
+        else:
+            tokenize = trained_tokenize(tokenizer, view.max_tokens)
+        ids = tokenize(seen)
+        partial = path.with_name(f".{path.name}")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                tokens=np.fromiter((i for row in ids for i in row), dtype=np.int32),
+                lengths=np.array([len(row) for row in ids], dtype=np.int64),
+                empty=np.array([not text.strip() for text in seen]),
+            )
+        partial.rename(path)
+    return 1
+
+
+def join_chunks(aside: Path, view: View, tokenizer: Path | None) -> dict[str, Any]:
+    """Join the tokenised chunks of ``aside`` into one pack and return what describes it."""
+    paths = sorted(aside.glob("reports-*.npz"))
+    chunks = [dict(np.load(path)) for path in paths]
+    lengths = np.concatenate([chunk["lengths"] for chunk in chunks])
+    np.save(aside / "tokens.npy", np.concatenate([chunk["tokens"] for chunk in chunks]))
+    np.save(aside / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    np.save(aside / "empty.npy", np.concatenate([chunk["empty"] for chunk in chunks]))
+    if tokenizer is None:
+        pretrained = load_pretrained_tokenizer(view.encoder)
+        size, padding = len(pretrained), pretrained.pad_token_id or PADDING
+    else:
+        size, padding = open_trained(tokenizer).get_vocab_size(), PADDING
+    description = {**asdict(view), "vocabulary_size": size, "padding": padding}
+    write_whole(aside / "pack.json", json.dumps(description, indent=1))
+    for path in paths:
+        path.unlink()
+    return description
+
+
+def open_text(folder: Path) -> TextPack:
+    """Map a text pack into memory."""
+    description = json.loads((folder / "pack.json").read_text())
+    return TextPack(
+        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+        offsets=np.load(folder / "offsets.npy"),
+        vocabulary_size=description["vocabulary_size"],
+        padding=description["padding"],
+    )
+
+
+def count_empty(folder: Path, rows: NDArray[np.int64], label: NDArray[np.int8]) -> Sequence[int]:
+    """Count the records without this view's section: ``[negatives, positives]``."""
+    empty = np.load(folder / "empty.npy")[rows]
+    return [int(np.sum(empty & (label == value))) for value in (0, 1)]

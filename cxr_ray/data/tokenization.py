@@ -1,0 +1,98 @@
+"""Tokenizers: the text encoder's own, or a WordPiece trained on a cohort's training reports."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+PADDING = 0
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class Tokenize(Protocol):
+    """Turns texts into token ids, special tokens included, cut at a length."""
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return one list of ids a text."""
+
+
+def train_wordpiece(texts: Iterable[str], vocabulary: int, folder: Path) -> None:
+    """Train an uncased WordPiece as BERT's (Devlin et al. 2019) and write it to ``folder``.
+
+    The vocabulary is report text: it must stay under ``prepared/``.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=_SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", tokenizer.token_to_id("[SEP]")), ("[CLS]", tokenizer.token_to_id("[CLS]"))
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+
+
+def open_trained(folder: Path) -> "Tokenizer":
+    """Read a tokenizer that `train_wordpiece` wrote."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+
+
+def trained_tokenize(folder: Path, max_tokens: int) -> Tokenize:
+    """Return a function that tokenises with a tokenizer trained here."""
+    tokenizer = open_trained(folder)
+    tokenizer.enable_truncation(max_tokens)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+    return tokenize
+
+
+def pretrained_tokenize(name: str, max_tokens: int) -> Tokenize:
+    """Return a function that tokenises with the tokenizer of a pretrained encoder."""
+    tokenizer = load_pretrained_tokenizer(name)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    return tokenize
+
+
+def load_pretrained_tokenizer(name: str) -> Any:
+    """Load a tokenizer through transformers' Auto class.
+
+    Raises
+    ------
+    InputError
+        If there is none under that name; says how to supply a local folder.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise missing_encoder(name, "tokenizer") from error
+
+
+def missing_encoder(name: str, part: str) -> InputError:
+    """Say which file or hub name is wanted and how to supply it from a local folder."""
+    return InputError(
+        f"text.encoder {name}: its {part} is neither in a local folder of that name nor to be had "
+        "from the model hub; on a machine that can reach the hub, save it with "
+        "`AutoModel.from_pretrained(NAME).save_pretrained(DIR)` and the same for AutoTokenizer, "
+        "then give `--set text.encoder=DIR` (config.json, model.safetensors, tokenizer.json)"
+    )

@@ -1,0 +1,56 @@
+"""The classifier: an encoder for each modality that it reads, and the head on their features."""
+
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.batches import Batch
+from cxr_ray.models.fusion import FUSIONS
+from cxr_ray.models.image import ImageEncoder
+from cxr_ray.models.text import TextEncoder
+
+
+class Classifier(nn.Module):
+    """Late fusion: logits (B,) from each modality's features; one modality has its own Linear."""
+
+    def __init__(self, config: ExperimentConfig, vocabulary_size: int | None) -> None:
+        super().__init__()
+        reads = config.fusion.modalities
+        self.encoders = nn.ModuleDict()
+        # Each part has a generator of its own, so that the image encoder of the multimodal model
+        # starts from the same weights as the image model's.
+        if "image" in reads:
+            self.encoders["image"] = _seeded(config, "image", lambda: ImageEncoder(config.image))
+        if "text" in reads:
+            if vocabulary_size is None:
+                raise ValueError("a model that reads text needs the size of its vocabulary")
+            size = vocabulary_size
+            self.encoders["text"] = _seeded(config, "text", lambda: TextEncoder(config.text, size))
+        widths = {"image": config.image.features, "text": config.text.features}
+        self.head = _seeded(
+            config, "head", lambda: FUSIONS[config.fusion.kind]([widths[m] for m in reads])
+        )
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return (B, features) of each modality that the model reads."""
+        features = {}
+        if "image" in self.encoders:
+            features["image"] = self.encoders["image"](batch.image)
+        if "text" in self.encoders:
+            features["text"] = self.encoders["text"](batch.tokens, batch.attention)
+        return features
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return logits (B,)."""
+        logits: Tensor = self.head(list(self.encode(batch).values()))
+        return logits
+
+
+def _seeded(config: ExperimentConfig, part: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a part from weights that depend on the training seed and the part's name alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{config.train.seed}:{part}".encode()))
+        return build()

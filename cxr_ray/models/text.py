@@ -1,0 +1,66 @@
+"""Text encoders: any BERT-like checkpoint through transformers, or a small BERT from scratch."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from cxr_ray.config.schema import TextConfig
+from cxr_ray.data.tokenization import missing_encoder
+
+
+class TextEncoder(nn.Module):
+    """(B, L) token ids and attention mask to (B, features)."""
+
+    def __init__(self, config: TextConfig, vocabulary_size: int) -> None:
+        super().__init__()
+        if config.encoder == "scratch":
+            self.bert: Any = _small_bert(config, vocabulary_size)
+        else:
+            self.bert = _load_pretrained(config.encoder)
+        self.pooling = config.pooling
+        self.fc = nn.Linear(self.bert.config.hidden_size, config.features)
+
+    def forward(self, tokens: Tensor, attention: Tensor) -> Tensor:
+        """Encode a batch of padded token ids."""
+        states = self.bert(input_ids=tokens, attention_mask=attention).last_hidden_state
+        if self.pooling == "first":
+            pooled = states[:, 0]
+        else:
+            weight = attention.unsqueeze(-1).to(states.dtype)
+            pooled = (states * weight).sum(dim=1) / weight.sum(dim=1)
+        features: Tensor = self.fc(pooled)
+        return features
+
+
+def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
+    from transformers import BertConfig, BertModel
+
+    return BertModel(
+        BertConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            intermediate_size=4 * config.width,
+            max_position_embeddings=config.max_tokens,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        ),
+        add_pooling_layer=False,
+    )
+
+
+def _load_pretrained(name: str) -> nn.Module:
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        described = AutoConfig.from_pretrained(name)
+        # A pooling layer would hold parameters that never see a gradient.
+        pooler = {"add_pooling_layer": False} if described.model_type == "bert" else {}
+        model: nn.Module = AutoModel.from_pretrained(
+            name, dtype=torch.float32, weights_only=True, **pooler
+        )
+    except (OSError, ValueError) as error:
+        raise missing_encoder(name, "checkpoint") from error
+    return model

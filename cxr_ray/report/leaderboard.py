@@ -1,0 +1,121 @@
+"""A study's tables, gathered from its trial folders (DESIGN section 9)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.evaluation.metrics import METRICS
+from cxr_ray.report.scoring import TEST_SETS, score_folder
+from cxr_ray.report.trial_folder import RESULT_FILE, read_result
+
+LEADERBOARD_FILE = "leaderboard.csv"
+SUMMARY_FILE = "summary.csv"
+SENSITIVITY_FILE = "sensitivity.csv"
+
+_IDENTITY = ("experiment_id", "modality", "dataset", "loss", "seed")
+_TRAINING = ("train_accuracy", "val_accuracy", "best_epoch", "epochs", "train_seconds")
+_SENSITIVITY = (
+    "test_set", "perturbation", "repeats", "metric", "intact", "perturbed", "drop", "low", "high",
+    "p_value",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """One row a trial and test set; pooled over seeds; one row a trial, perturbation and metric."""
+
+    leaderboard: pd.DataFrame
+    summary: pd.DataFrame
+    sensitivity: pd.DataFrame
+
+    def write(self, folder: Path) -> None:
+        """Write the three CSV files."""
+        for name, table in (
+            (LEADERBOARD_FILE, self.leaderboard),
+            (SUMMARY_FILE, self.summary),
+            (SENSITIVITY_FILE, self.sensitivity),
+        ):
+            table.to_csv(folder / name, index=False)
+
+
+def read_tables(folder: Path) -> StudyTables:
+    """Read the tables that lie in a study's folder."""
+    text = {"experiment_id": str}
+    return StudyTables(
+        *(
+            pd.read_csv(folder / name, dtype=text)
+            for name in (LEADERBOARD_FILE, SUMMARY_FILE, SENSITIVITY_FILE)
+        )
+    )
+
+
+def collect_tables(
+    trials: Path,
+    members: Sequence[Mapping[str, Any]],
+    ended: Mapping[str, Mapping[str, str]],
+    config: EvaluationConfig,
+) -> StudyTables:
+    """Gather the tables of a study, scoring trials whose scores are missing or of another recipe.
+
+    Parameters
+    ----------
+    trials
+        Folder of the finished trials.
+    members
+        The study's members as `cxr_ray.sweep.study.describe_member` describes them.
+    ended
+        Status and reason of the members that ended without a result.
+    """
+    rows: list[dict[str, Any]] = []
+    sensitivity: list[dict[str, Any]] = []
+    for member in members:
+        identity = {name: member[name] for name in _IDENTITY}
+        further = member["further"]
+        folder = trials / member["experiment_id"]
+        if not (folder / RESULT_FILE).exists():
+            how = ended.get(member["experiment_id"])
+            if how is not None:
+                rows.append({**identity, "test_set": None, **how, **further})
+            continue
+        scores = score_folder(folder, config, figures=True)
+        result = read_result(folder)
+        training = {name: result[name] for name in _TRAINING if name in result}
+        training["val_accuracy"] = scores["val_accuracy"]
+        for test_set in TEST_SETS:
+            figures = scores["test_sets"][test_set]
+            row = {**identity, "test_set": test_set, **figures, **training}
+            rows.append({**row, "status": "done", "reason": None, **further})
+        sensitivity += [{**identity, **row, **further} for row in scores["sensitivity"]]
+    axes = list(members[0]["further"]) if members else []
+    leaderboard = _ordered(pd.DataFrame(rows), axes)
+    columns = [*_IDENTITY, *_SENSITIVITY, *axes]
+    return StudyTables(
+        leaderboard=leaderboard,
+        summary=_pool_seeds(leaderboard, axes),
+        sensitivity=pd.DataFrame(sensitivity, columns=columns),
+    )
+
+
+def _ordered(table: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    leading = [*_IDENTITY, "test_set", "n", "n_positive", *METRICS[:6]]
+    trailing = [*_TRAINING, "status", "reason", *axes]
+    further = [name for name in table.columns if name not in {*leading, *trailing}]
+    return table.reindex(columns=[*leading, *further, *trailing])
+
+
+def _pool_seeds(leaderboard: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
+    """Average each metric over seeds, with its standard deviation where there are several."""
+    done = leaderboard[leaderboard["status"] == "done"]
+    by = ["modality", "dataset", "loss", *axes, "test_set"]
+    grouped = done.groupby(by, sort=False, dropna=False)
+    pooled = grouped.agg(
+        seeds=("seed", "nunique"), n=("n", "first"), n_positive=("n_positive", "first")
+    )
+    metrics = [name for name in leaderboard.columns if name.removesuffix("_at_val") in METRICS]
+    means = grouped[metrics].mean()
+    spreads = grouped[metrics].std().add_suffix("_sd")
+    return pd.concat([pooled, means, spreads], axis=1).reset_index()

@@ -1,0 +1,152 @@
+"""Scoring a finished trial from its predictions and features: repeatable, and without the model.
+
+The scores lie beside the result, with the recipe that they were made by; a folder whose recipe is
+the wanted one is not scored again.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxr_ray.config.identity import EVALUATION_VERSION
+from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.evaluation.delong import auroc_interval
+from cxr_ray.evaluation.heads import additive_parts
+from cxr_ray.evaluation.metrics import score_predictions
+from cxr_ray.evaluation.sensitivity import permutation_test
+from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
+from cxr_ray.storage import write_whole
+
+SCORES_FILE = "scores.json"
+FIGURES_FOLDER = "figures"
+TEST_SETS = ("own", "full")
+
+
+def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> dict[str, Any]:
+    """Score a trial folder, or read the scores that lie there already.
+
+    Parameters
+    ----------
+    folder
+        A trial's folder with its predictions, features and result.
+    figures
+        Whether to draw the trial's pictures where they are missing.
+
+    Returns
+    -------
+    ``test_sets``: one dict of metrics by test set name; ``sensitivity``: rows of
+    ``sensitivity.csv``; ``val_accuracy``; ``recipe``.
+    """
+    recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
+    path = folder / SCORES_FILE
+    if path.exists():
+        scores: dict[str, Any] = json.loads(path.read_text())
+        if scores["recipe"] == recipe:
+            return scores
+    predictions = read_predictions(folder)
+    scores = {
+        "recipe": recipe,
+        "test_sets": {name: _score_test_set(predictions, name, config) for name in TEST_SETS},
+        "sensitivity": _sensitivity(folder, predictions, config),
+        "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
+    }
+    if figures:
+        draw_figures(folder, predictions)
+    write_whole(path, json.dumps(scores, indent=1))
+    return scores
+
+
+def draw_figures(folder: Path, predictions: Predictions) -> None:
+    """Draw ROC, precision-recall, reliability and confusion of the test part as PNG files."""
+    from cxr_ray.evaluation import figures
+
+    curves = {"full test set": predictions.rows("test", "full")}
+    if not predictions.in_own.all():
+        curves["own test set"] = predictions.rows("test", "own")
+    logits = {name: (predictions.label[r], predictions.logit[r]) for name, r in curves.items()}
+    chances = {
+        name: (predictions.label[r], predictions.probability[r]) for name, r in curves.items()
+    }
+    rows = predictions.rows("test", "full")
+    drawn = {
+        "roc": figures.roc_figure(logits),
+        "precision_recall": figures.precision_recall_figure(logits),
+        "reliability": figures.reliability_figure(chances),
+        "confusion": figures.confusion_figure(
+            predictions.label[rows], predictions.probability[rows]
+        ),
+    }
+    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(folder / FIGURES_FOLDER / f"{name}.png", dpi=100)
+
+
+def _score_test_set(
+    predictions: Predictions, test_set: str, config: EvaluationConfig
+) -> dict[str, Any]:
+    """Score one test set at .5 and at the threshold chosen on the matching validation set."""
+    rows = predictions.rows("test", test_set)
+    label, logit = predictions.label[rows], predictions.logit[rows]
+    chance = predictions.probability[rows]
+    figures = score_predictions(label, chance, score=logit, ece_bins=config.ece_bins)
+    interval = auroc_interval(label, logit, groups=predictions.group[rows])
+    val = predictions.rows("val", test_set)
+    chosen = f1_operating_point(predictions.label[val], predictions.logit[val]).threshold
+    at_val = score_predictions(
+        label, (logit >= chosen).astype(float), score=logit, ece_bins=config.ece_bins
+    )
+    by_threshold = ("accuracy", "precision", "recall", "f1", "balanced_accuracy", "mcc")
+    found = {
+        "n": len(label),
+        "n_positive": int(label.sum()),
+        **figures,
+        "auroc_low": interval.low,
+        "auroc_high": interval.high,
+        "threshold_at_val": 1 / (1 + math.exp(-chosen)),
+        **{f"{name}_at_val": at_val[name] for name in by_threshold},
+    }
+    return {name: None if _is_nan(value) else value for name, value in found.items()}
+
+
+def _sensitivity(
+    folder: Path, predictions: Predictions, config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """Permute each modality of a multimodal model on the full test set."""
+    features = read_features(folder)
+    if not {"image", "text"} <= set(features):
+        return []
+    rows = predictions.rows("test", "full")
+    image, text, intercept = additive_parts(
+        features["image"][rows],
+        features["text"][rows],
+        features["head.linear.weight"],
+        features["head.linear.bias"],
+    )
+    identity = int(read_result(folder)["experiment_id"], 16)
+    found: list[dict[str, Any]] = []
+    for number, modality in enumerate(("image", "text")):
+        test = permutation_test(
+            image,
+            text,
+            intercept,
+            predictions.label[rows],
+            shuffle=modality,
+            rng=np.random.default_rng([identity, number]),
+            n_repeats=config.permutations,
+            n_resamples=config.bootstrap,
+            groups=predictions.group[rows],
+        )
+        found += [{"test_set": "full", **row} for row in test.rows()]
+    return found
+
+
+def _accuracy(predictions: Predictions, rows: np.ndarray) -> float:
+    return float(np.mean((predictions.logit[rows] >= 0) == predictions.label[rows]))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -1,0 +1,91 @@
+"""The tables that a study ends with: the paper's figures with ours beside them, the leaderboard."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxr_ray.evaluation.delong import delong_test
+from cxr_ray.evaluation.figures import comparison_figure
+from cxr_ray.evaluation.multiplicity import holm
+from cxr_ray.report.leaderboard import StudyTables
+from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
+from cxr_ray.report.result_table import ResultTable
+from cxr_ray.report.trial_folder import read_predictions
+from cxr_ray.storage import write_whole
+
+TABLES_FILE = "tables.md"
+LEVEL = 0.05
+
+
+def write_study_tables(
+    folder: Path, trials: Path, study: Mapping[str, Any], tables: StudyTables
+) -> str:
+    """Write a study's tables as Markdown and CSV, with a forest plot, and return them as text.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    trials
+        Folder of the finished trials, for the paired comparisons.
+    study
+        The content of ``study.json``.
+    """
+    separates = compare_arms(trials, study["members"], tables.leaderboard)
+    found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
+    shown: list[ResultTable] = [*found.tables, leaderboard_table(tables.leaderboard)]
+    notes = [f"{title}: left out, since {reason}." for title, reason in found.left_out.items()]
+    notes += [f"{each['name']}: left out, since {each['reason']}." for each in study["left_out"]]
+    markdown = "\n\n".join([f"# {study['title']}", *(t.to_markdown() for t in shown), *notes])
+    write_whole(folder / TABLES_FILE, markdown + "\n")
+    for table in shown:
+        name = table.title.partition(":")[0].lower().replace(" ", "_")
+        write_whole(folder / f"table_{name}.csv", table.to_csv())
+    own = tables.leaderboard[tables.leaderboard["test_set"] == "own"]
+    if not own.empty:
+        names = {each["experiment_id"]: each["name"] for each in study["members"]}
+        comparison_figure(own.assign(name=own["experiment_id"].map(names))).savefig(
+            folder / "auroc.png", dpi=100
+        )
+    return "\n\n".join([*(table.to_text() for table in shown), *notes])
+
+
+def compare_arms(
+    trials: Path, members: Sequence[Mapping[str, Any]], leaderboard: pd.DataFrame
+) -> dict[tuple[Arm, Arm], bool]:
+    """Tell which arms' AUROCs separate: paired DeLong on the own test set, Holm at .05.
+
+    The family is every pair of arms on the same data set, since the paper's tables rank those.
+    Arms with several seeds or further axes are not compared here.
+    """
+    done = set(leaderboard.loc[leaderboard["status"] == "done", "experiment_id"])
+    by_arm: dict[Arm, list[str]] = {}
+    for member in members:
+        if member["experiment_id"] in done:
+            arm = (member["modality"], member["dataset"], member["loss"])
+            by_arm.setdefault(arm, []).append(member["experiment_id"])
+    arms = [arm for arm, ids in by_arm.items() if len(ids) == 1]
+    predictions = {arm: read_predictions(trials / by_arm[arm][0]) for arm in arms}
+    pairs = [(a, b) for a, b in itertools.combinations(arms, 2) if a[1] == b[1]]
+    p_values = []
+    for first, second in pairs:
+        one, other = predictions[first], predictions[second]
+        rows = one.rows("test", "own")
+        if not np.array_equal(one.record_id[rows], other.record_id[other.rows("test", "own")]):
+            p_values.append(np.nan)
+            continue
+        test = delong_test(
+            one.label[rows],
+            one.logit[rows],
+            other.logit[other.rows("test", "own")],
+            groups=one.group[rows],
+        )
+        p_values.append(test.p_value)
+    adjusted = holm(p_values)
+    return {
+        pair: bool(p <= LEVEL) for pair, p in zip(pairs, adjusted, strict=True) if not np.isnan(p)
+    }

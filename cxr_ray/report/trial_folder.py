@@ -1,0 +1,88 @@
+"""Reading and writing what a finished trial leaves behind (DESIGN section 9)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+from scipy.special import expit
+
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.parquet"
+HISTORY_FILE = "history.csv"
+FEATURES_FILE = "features.npz"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A trial's predictions on the validation and test parts, one entry a record.
+
+    ``part`` is ``val`` or ``test``; ``in_own`` tells whether the record belongs to the model's own,
+    sub-sampled part; ``logit`` and ``probability`` are float64.
+    """
+
+    record_id: NDArray[np.str_]
+    group: NDArray[np.str_]
+    part: NDArray[np.str_]
+    in_own: NDArray[np.bool_]
+    label: NDArray[np.int8]
+    logit: NDArray[np.float64]
+    probability: NDArray[np.float64]
+
+    def rows(self, part: str, test_set: str) -> NDArray[np.bool_]:
+        """Select the records of ``val`` or ``test`` that the set ``own`` or ``full`` holds."""
+        chosen = self.part == part
+        return chosen & self.in_own if test_set == "own" else chosen
+
+
+def write_predictions(folder: Path, **columns: NDArray[Any]) -> None:
+    """Write predictions; the probability is the logit's logistic function."""
+    columns["probability"] = expit(columns["logit"])
+    names = Predictions.__dataclass_fields__
+    pq.write_table(pa.table({name: columns[name] for name in names}), folder / PREDICTIONS_FILE)
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Read a trial's predictions."""
+    table = pq.read_table(folder / PREDICTIONS_FILE)
+    columns = {name: table[name].to_numpy() for name in Predictions.__dataclass_fields__}
+    for name in ("record_id", "group", "part"):
+        columns[name] = columns[name].astype(str)
+    return Predictions(**columns)
+
+
+def read_features(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read a trial's encoder outputs and head weights."""
+    with np.load(folder / FEATURES_FILE, allow_pickle=False) as file:
+        return dict(file)
+
+
+def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Write one line an epoch."""
+    lines = [",".join(history[0])]
+    lines += [",".join(repr(value) for value in row.values()) for row in history]
+    (folder / HISTORY_FILE).write_text("\n".join(lines) + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Read one dict an epoch."""
+    header, *lines = (folder / HISTORY_FILE).read_text().splitlines()
+    names = header.split(",")
+    return [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read how a trial was trained."""
+    result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+    return result
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the resolved config that a trial was trained with."""
+    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    return config

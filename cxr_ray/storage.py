@@ -1,0 +1,111 @@
+"""The folders of a storage and the way files in it become whole (DESIGN section 9)."""
+
+import os
+import secrets
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxr_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage folder; ``prepared/`` and what is trained from it are readable by the owner only."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, location: str, *, create: bool = True) -> "Storage":
+        """Open a storage folder, making it where it is missing.
+
+        Raises
+        ------
+        InputError
+            For a URI, a file in the folder's place, or a folder that cannot be written.
+        """
+        if "://" in location:
+            raise InputError(
+                f"--storage {location}: object stores are not supported; "
+                "give a folder, which on a cluster every node must see"
+            )
+        storage = cls(Path(location).expanduser().absolute())
+        if not create:
+            return storage
+        try:
+            storage.root.mkdir(parents=True, exist_ok=True)
+            for folder in (storage.prepared, storage.trials, storage.running):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            storage.studies.mkdir(exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(
+                f"--storage {location}: {error.filename} is a file where a folder should be"
+            ) from error
+        except OSError as error:
+            raise InputError(f"--storage {location} cannot be written: {error.strerror}") from error
+        if not os.access(storage.root, os.W_OK):
+            raise InputError(f"--storage {location} cannot be written: no permission")
+        return storage
+
+    @property
+    def prepared(self) -> Path:
+        """Packs, cohorts and everything that holds report text or patient ids."""
+        return self.root / "prepared"
+
+    @property
+    def trials(self) -> Path:
+        """Finished trials, one folder an experiment id."""
+        return self.root / "trials"
+
+    @property
+    def running(self) -> Path:
+        """Leases and checkpoints of unfinished trials."""
+        return self.root / "running"
+
+    @property
+    def studies(self) -> Path:
+        """One folder a study: its members and tables."""
+        return self.root / "studies"
+
+    def salt(self) -> bytes:
+        """Return the secret that names records and patients outside ``prepared/``."""
+        path = self.prepared / "salt"
+        if not path.exists():
+            candidate = path.with_name(f"salt.{uuid.uuid4().hex}")
+            candidate.write_bytes(secrets.token_bytes(32))
+            candidate.chmod(0o600)
+            try:
+                os.link(candidate, path)
+            except FileExistsError:
+                pass  # another process was first, and its salt is the storage's
+            finally:
+                candidate.unlink()
+        return path.read_bytes()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def move_whole(aside: Path, folder: Path) -> bool:
+    """Rename a finished folder into place; False where another process was first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""The plan of a sweep in words: what it would train, on what, and what is not known yet."""
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from cxr_ray.data.prepare import FLOW_FILE, MANIFEST, is_prepared, read_manifest
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
+from cxr_ray.sweep.preparation import PAPER_NEGATIVE, PAPER_POSITIVE, format_flow
+from cxr_ray.sweep.resources import count_slots
+from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
+
+PENDING = "id pending weights"
+
+
+def describe_plan(options: SweepOptions) -> str:
+    """Describe a sweep without writing, training or starting anything.
+
+    Where the cohort is not prepared, it is counted from the source's tables alone.
+
+    Raises
+    ------
+    InputError
+        As the sweep itself would.
+    """
+    planned = plan_sweep(options, create=False)
+    storage = planned.storage
+    counted = {
+        group[0].keys.cohort: _count(storage, group[0]) for group in planned.plan.by_cohort()
+    }
+    plan = leave_out_unreachable(
+        planned.plan, {cohort: manifest for cohort, (manifest, _) in counted.items()}
+    )
+    lines = [f"study {planned.study_name}: {planned.grid.title}"]
+    for cohort, (manifest, flow) in counted.items():
+        lines += ["", f"cohort {cohort}", format_flow(flow)]
+        if manifest["source"] == "mimic":
+            lines.append(
+                f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative"
+            )
+        lines += [
+            f"{part}: {counts['n']} records, {counts['n_positive']} positive"
+            for part, counts in manifest["parts"].items()
+        ]
+    width = max(len(member.name) for member in plan.members)
+    lines += ["", f"{len(plan.members)} experiments"]
+    for member in plan.members:
+        lines.append(f"  {member.name:{width}}  {member.id or PENDING}  {_state(storage, member)}")
+    lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
+    lines += ["", _resources(options), _disk(plan, counted), "time: not measured"]
+    return "\n".join(lines)
+
+
+def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read what was counted when the cohort was prepared, or count the tables now."""
+    folder = storage.prepared / member.keys.cohort
+    if (folder / MANIFEST).exists():
+        manifest = read_manifest(storage, member.keys.cohort)
+        return manifest, json.loads((folder / FLOW_FILE).read_text())
+    from cxr_ray.data.cohort import PARTS, select_cohort
+
+    cohort = select_cohort(member.source, member.config, check_files=False)
+    label = cohort.frame["label"]
+    parts = {
+        part: {
+            "n": int((cohort.frame["part"] == part).sum()),
+            "n_positive": int(label[cohort.frame["part"] == part].sum()),
+        }
+        for part in PARTS
+    }
+    manifest = {
+        "source": member.source.kind,
+        "records": len(label),
+        "positive": int(label.sum()),
+        "parts": parts,
+    }
+    return manifest, [asdict(step) for step in cohort.flow]
+
+
+def _state(storage: Storage, member: Member) -> str:
+    if member.id is not None and (storage.trials / member.id / "result.json").exists():
+        return "done"
+    return "to train" if is_prepared(storage, member.keys) else "to prepare and train"
+
+
+def _resources(options: SweepOptions) -> str:
+    if options.address is not None:
+        return "trials at once: computed from the cluster when it is joined"
+    cpus = float(len(os.sched_getaffinity(0)))
+    slots = count_slots(options.resources, {"CPU": cpus, "GPU": _gpus()}, options.max_concurrent)
+    return f"trials at once on this machine: {slots}"
+
+
+def _gpus() -> float:
+    """Count the GPUs as Ray would, without importing it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return float(len([each for each in visible.split(",") if each.strip()]))
+    return float(
+        len([name for name in os.listdir("/dev") if name.removeprefix("nvidia").isdigit()])
+    )
+
+
+def _disk(plan: Plan, counted: dict[str, Any]) -> str:
+    packs = {
+        member.keys.image: counted[member.keys.cohort][0]["records"] * member.config.image.size**2
+        for member in plan.members
+        if member.keys.image is not None
+    }
+    return f"disk for image packs: {sum(packs.values()) / 1e6:.0f} MB"

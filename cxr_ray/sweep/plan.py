@@ -1,0 +1,180 @@
+"""From experiments to a plan: their keys and ids, and which of them this data can feed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cxr_ray.config.identity import DataKeys, cohort_key, data_keys, digest, experiment_id
+from cxr_ray.config.layers import Layer
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.sources import open_source
+from cxr_ray.errors import InputError
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.grid import Experiment
+
+if TYPE_CHECKING:
+    from cxr_ray.data.sources.source import Source
+
+
+@dataclass(frozen=True)
+class Member:
+    """An experiment of a study with its identity; the id is None while its weights are absent."""
+
+    experiment: Experiment
+    source: "Source"
+    keys: DataKeys
+    id: str | None
+
+    @property
+    def name(self) -> str:
+        """The run name."""
+        return self.experiment.name
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The resolved config."""
+        return self.experiment.config
+
+    @property
+    def trained_id(self) -> str:
+        """The id, for a member that is about to be trained.
+
+        Raises
+        ------
+        InputError
+            If its pretrained weights are absent.
+        """
+        if self.id is None:
+            raise InputError(_absent_weights(self.config))
+        return self.id
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An experiment that this study cannot train, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study trains and what it leaves out."""
+
+    members: tuple[Member, ...]
+    left_out: tuple[LeftOut, ...]
+    data_key: str
+    source_name: str
+
+    def by_cohort(self) -> list[list[Member]]:
+        """Group the members by the cohort that they read."""
+        groups: dict[str, list[Member]] = {}
+        for member in self.members:
+            groups.setdefault(member.keys.cohort, []).append(member)
+        return list(groups.values())
+
+
+def make_plan(
+    experiments: Sequence[Experiment],
+    storage: Storage,
+    data: str,
+    reports: str | None,
+    overrides: Layer,
+) -> Plan:
+    """Open the data that each experiment reads and give each its identity.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be opened, an override has no effect on it, or nothing is left to train.
+    """
+    sources: dict[str, Source] = {}
+    members: list[Member] = []
+    left_out: list[LeftOut] = []
+    seen: dict[str, str] = {}
+    for experiment in experiments:
+        config = experiment.config
+        recipe = digest(config.model_dump(mode="json", include={"phantom", "cohort"}))
+        if recipe not in sources:
+            sources[recipe] = open_source(data, config, storage.prepared, reports)
+            _check_overrides(overrides, sources[recipe])
+        source = sources[recipe]
+        reason = _cannot_feed(source, config)
+        if reason is None:
+            rules, required = source.rules(config.cohort), source.required(config.data)
+            keys = data_keys(cohort_key(source.fingerprint(), rules, required, config), config)
+            identity = experiment_id(config, keys)
+            if identity in seen:
+                reason = f"it is the same experiment as {seen[identity]}"
+        if reason is not None:
+            left_out.append(LeftOut(experiment.name, reason))
+            continue
+        if identity is not None:
+            seen[identity] = experiment.name
+        members.append(Member(experiment, source, keys, identity))
+    if not members:
+        reasons = sorted({each.reason for each in left_out})
+        raise InputError(
+            f"--data {data} can feed no experiment of this study: {'; '.join(reasons)}"
+        )
+    fingerprints = sorted({source.fingerprint() for source in sources.values()})
+    return Plan(tuple(members), tuple(left_out), digest(fingerprints), members[0].source.name)
+
+
+def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> Plan:
+    """Leave out the class ratios above the cohort's own, now that it is counted.
+
+    Parameters
+    ----------
+    manifests
+        By cohort key; each has ``records`` and ``positive``.
+    """
+    kept, left_out = [], list(plan.left_out)
+    for member in plan.members:
+        counted = manifests[member.keys.cohort]
+        positive = counted["positive"] / counted["records"]
+        natural, share = max(positive, 1 - positive), member.config.data.majority_share
+        if share is not None and share > natural:
+            reason = f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
+            left_out.append(LeftOut(member.name, reason))
+        else:
+            kept.append(member)
+    if not kept:
+        raise InputError(f"nothing is left to train: {left_out[-1].reason}")
+    return replace(plan, members=tuple(kept), left_out=tuple(left_out))
+
+
+def _cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:
+    for modality in config.fusion.modalities:
+        if modality not in source.modalities:
+            return f"{source.name} has no {modality}"
+    if "image" in config.fusion.modalities and "image" not in source.required(config.data):
+        return "it reads images, and data.require does not ask for them"
+    return None
+
+
+def _check_overrides(overrides: Layer, source: "Source") -> None:
+    for field in overrides.values:
+        section, _, name = field.partition(".")
+        if section == "cohort" and name not in source.reads:
+            reads = ", ".join(sorted(source.reads)) or "none"
+            raise InputError(
+                f"--set {field}: {source.kind} data does not read it; the cohort fields that it "
+                f"reads: {reads}"
+            )
+        if section == "phantom" and source.kind != "phantom":
+            raise InputError(f"--set {field}: only --data phantom reads it, not {source.kind}")
+
+
+def _absent_weights(config: ExperimentConfig) -> str:
+    from cxr_ray.config.identity import fingerprint_weights
+
+    if "text" in config.fusion.modalities and fingerprint_weights(config.text.encoder) is None:
+        return (
+            f"text.encoder {config.text.encoder}: no such folder; it should hold config.json, "
+            "model.safetensors and tokenizer.json"
+        )
+    return (
+        f"image.weights {config.image.weights}: no such file; it should be a .pth or .safetensors "
+        f"state dict of torchvision's {config.image.encoder}"
+    )

@@ -1,0 +1,104 @@
+"""Preparing a cohort on its own, before any sweep."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
+from cxr_ray.config.layers import load_profile, parse_assignments, resolve
+from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
+from cxr_ray.data.prepare import FLOW_FILE, Progress, is_prepared, prepare, read_manifest
+from cxr_ray.data.sources import open_source
+from cxr_ray.storage import Storage
+
+PAPER_POSITIVE, PAPER_NEGATIVE = 2323, 21790
+
+
+@dataclass(frozen=True)
+class PreparedCohort:
+    """A prepared cohort: where it lies, what was counted, and how it was selected."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    flow: list[dict[str, Any]]
+
+    def describe(self) -> str:
+        """Print the selection flow beside the paper's counts, and the parts."""
+        lines = [format_flow(self.flow)]
+        if self.manifest["source"] == "mimic":
+            lines.append(
+                f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative"
+            )
+        lines += [
+            f"{part}: {counts['n']} records, {counts['n_positive']} positive"
+            for part, counts in self.manifest["parts"].items()
+        ]
+        return "\n".join([*lines, f"cohort: {self.folder}"])
+
+
+def prepare_cohort(
+    *,
+    storage: str,
+    data: str,
+    reports: str | None,
+    profile: str,
+    overrides: Sequence[str],
+    cohort_only: bool,
+    progress: Progress,
+) -> PreparedCohort:
+    """Prepare what one config reads; see ``launch/prepare.py``.
+
+    Raises
+    ------
+    InputError
+        For bad input of any kind.
+    """
+    config = resolve([load_profile(profile), parse_assignments(overrides)])
+    place = Storage.open(storage)
+    source = open_source(data, config, place.prepared, reports)
+    # Without a look at the files no record can be required to have one.
+    required = () if cohort_only else source.required(config.data)
+    cohort = cohort_key(source.fingerprint(), source.rules(config.cohort), required, config)
+    if cohort_only:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"require": ()})})
+        keys = DataKeys(cohort, None, None, None)
+    else:
+        fusion = config.fusion.model_copy(update={"modalities": required})
+        config = config.model_copy(update={"fusion": fusion})
+        keys = data_keys(cohort, config)
+    if not is_prepared(place, keys):
+        fan_out = run_here
+        if not cohort_only:
+            from cxr_ray.sweep.runner import start_ray
+
+            start_ray(None)
+            fan_out = run_as_ray_tasks
+        prepare(
+            place,
+            source,
+            [(config, keys)],
+            fan_out=fan_out,
+            progress=progress,
+            driver=uuid.uuid4().hex,
+            cohort_only=cohort_only,
+        )
+    folder = place.prepared / cohort
+    flow = json.loads((folder / FLOW_FILE).read_text())
+    return PreparedCohort(folder, read_manifest(place, cohort), flow)
+
+
+def format_flow(flow: Sequence[dict[str, Any]]) -> str:
+    """Lay a selection flow out as a table, a line a rule."""
+    width = max(len(step["rule"]) for step in flow)
+    lines = [f"{'rule':{width}}  {'dropped':>9}  {'left':>9}  {'positive':>9}  {'negative':>9}"]
+    for step in flow:
+        classes = ["" if step[name] is None else step[name] for name in ("positive", "negative")]
+        lines.append(
+            f"{step['rule']:{width}}  {step['dropped']:>9}  {step['after']:>9}  "
+            f"{classes[0]:>9}  {classes[1]:>9}  {step['unit']}"
+            + (f" ({step['note']})" if step.get("note") else "")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""How many trials run at once: computed from the cluster and what one trial needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cxr_ray.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial asks of the cluster."""
+
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (
+            ("--workers-per-trial", self.workers, 1),
+            ("--cpus-per-worker", self.cpus_per_worker, 1),
+            ("--gpus-per-worker", self.gpus_per_worker, 0),
+        ):
+            if value < least:
+                raise InputError(f"{flag} {value:g}: should be at least {least}")
+
+
+def count_slots(
+    need: TrialResources, cluster: Mapping[str, float], max_concurrent: int | None = None
+) -> int:
+    """Return how many trials fit at once.
+
+    Raises
+    ------
+    InputError
+        If not even one fits; names what it needs and what there is.
+    """
+    slots = max_concurrent or 10**6
+    for unit, each in (("CPU", float(need.cpus_per_worker)), ("GPU", need.gpus_per_worker)):
+        wanted, there = need.workers * each, cluster.get(unit, 0.0)
+        if wanted > there:
+            raise InputError(
+                f"one trial needs {wanted:g} {unit}s (--workers-per-trial {need.workers} times "
+                f"{each:g} a worker), and the cluster has {there:g}"
+            )
+        if each:
+            slots = min(slots, int(there / wanted))
+    return slots

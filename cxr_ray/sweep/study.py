@@ -1,0 +1,128 @@
+"""A study's record: its members, what they were made from, and how the ones without result ended."""
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cxr_ray import __version__
+from cxr_ray.errors import InputError
+from cxr_ray.storage import Storage, write_whole
+from cxr_ray.sweep.plan import Member, Plan
+
+STUDY_FILE = "study.json"
+ENDED_FOLDER = "ended"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder and its identity."""
+
+    name: str
+    uuid: str
+    folder: Path
+    record: dict[str, Any]
+
+    def write_failed(self, experiment_id: str, reason: str) -> None:
+        """Record that a trial failed; it is tried once more by the next command."""
+        path = self.folder / ENDED_FOLDER / f"{experiment_id}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, json.dumps({"status": "failed", "reason": reason}))
+
+    def forget_failed(self, experiment_id: str) -> None:
+        """Drop the record of an earlier failure of a trial that has now finished."""
+        (self.folder / ENDED_FOLDER / f"{experiment_id}.json").unlink(missing_ok=True)
+
+    def ended(self) -> dict[str, dict[str, str]]:
+        """Return status and reason of the trials that ended without a result, by id."""
+        files = (self.folder / ENDED_FOLDER).glob("*.json")
+        return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+
+
+def check_name(name: str) -> str:
+    """Refuse study names that are no plain folder names."""
+    if not name or name in {".", ".."} or set(name) & set("/\\\0\n") or name.startswith("."):
+        raise InputError(f"--study {name}: should be a plain name without / or a leading dot")
+    return name
+
+
+def check_study(storage: Storage, name: str, plan: Plan, profile: str) -> str | None:
+    """Return the uuid of the study under a name, or None where there is none yet.
+
+    Raises
+    ------
+    InputError
+        If the name belongs to a study on other data or with another profile.
+    """
+    path = storage.studies / check_name(name) / STUDY_FILE
+    if not path.exists():
+        return None
+    old = json.loads(path.read_text())
+    for field, new in (("profile", profile), ("data_key", plan.data_key)):
+        if old[field] != new:
+            what = "other data" if field == "data_key" else f"the profile {old['profile']}"
+            raise InputError(
+                f"study {name} in this storage was made with {what}; give this one a name of "
+                "its own with --study"
+            )
+    identity: str = old["uuid"]
+    return identity
+
+
+def open_study(
+    storage: Storage,
+    name: str,
+    plan: Plan,
+    *,
+    profile: str,
+    grid_name: str,
+    grid_text: str,
+    title: str,
+    data: str,
+    command: str,
+    git_commit: str | None,
+) -> Study:
+    """Open a study under its name, making it where it is new, and record its members.
+
+    Raises
+    ------
+    InputError
+        If the name belongs to a study on other data or with another profile.
+    """
+    identity = check_study(storage, name, plan, profile) or uuid.uuid4().hex
+    folder = storage.studies / name
+    path = folder / STUDY_FILE
+    record = {
+        "name": name,
+        "uuid": identity,
+        "title": title,
+        "profile": profile,
+        "grid": grid_name,
+        "grid_text": grid_text,
+        "data": data,
+        "data_key": plan.data_key,
+        "cohorts": sorted({member.keys.cohort for member in plan.members}),
+        "members": [describe_member(member) for member in plan.members],
+        "left_out": [asdict(each) for each in plan.left_out],
+        "version": __version__,
+        "git_commit": git_commit,
+        "command": command,
+    }
+    folder.mkdir(exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1))
+    return Study(name, identity, folder, record)
+
+
+def describe_member(member: Member) -> dict[str, Any]:
+    """Describe a member in plain values, as tables and tracking read it."""
+    experiment = member.experiment
+    return {
+        "experiment_id": member.trained_id,
+        "name": member.name,
+        "modality": experiment.modality,
+        "dataset": experiment.dataset,
+        "loss": experiment.loss,
+        "seed": experiment.seed,
+        "further": experiment.further_levels,
+    }

@@ -1,0 +1,311 @@
+"""A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
+
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cxr_ray.config.identity import EVALUATION_VERSION, digest
+from cxr_ray.config.layers import Layer, load_profile, parse_assignments
+from cxr_ray.data.prepare import is_prepared, prepare, read_manifest
+from cxr_ray.errors import InputError
+from cxr_ray.storage import Storage, write_whole
+from cxr_ray.sweep.grid import Grid, expand, load_grid
+from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
+from cxr_ray.sweep.resources import TrialResources
+from cxr_ray.sweep.study import Study, check_study, open_study
+
+if TYPE_CHECKING:
+    from cxr_ray.report.leaderboard import StudyTables
+    from cxr_ray.sweep.runner import TrialEvent
+    from cxr_ray.tracking.mlflow_tracker import Tracker
+
+TABLES_KEY_FILE = ".tables_key"
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What a sweep is asked to do; the names are those of the command line."""
+
+    grid: Path
+    data: str = "phantom"
+    reports: str | None = None
+    profile: str = "demo"
+    overrides: Sequence[str] = ()
+    seeds: int = 1
+    storage: str = "runs"
+    study: str | None = None
+    mlflow_uri: str | None = None
+    address: str | None = None
+    resources: TrialResources = field(default_factory=TrialResources)
+    max_concurrent: int | None = None
+    only: Sequence[str] = ()
+    fresh: bool = False
+    command: str = ""
+    git_commit: str | None = None
+
+
+class Listener(Protocol):
+    """Is told how a sweep goes, and draws it."""
+
+    def planned(self, plan: Plan, missing: int) -> None:
+        """The plan is made; so many trials are missing."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """A step of the preparation went on."""
+
+    def trial(self, event: "TrialEvent") -> None:
+        """Something happened to a trial."""
+
+    def phase(self, what: str) -> None:
+        """A phase without steps began."""
+
+    def warn(self, sentence: str) -> None:
+        """Something is not as it should be, and the sweep goes on."""
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended."""
+
+    study: Study
+    plan: Plan
+    tables: "StudyTables"
+    text: str
+    trained: int
+    failed: dict[str, str]
+    interrupted: int
+    mlflow_uri: str
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """A sweep before anything is written: its grid, storage, plan and study name."""
+
+    grid: Grid
+    storage: Storage
+    plan: Plan
+    study_name: str
+
+
+def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
+    """Check everything that can be checked before a resource is taken.
+
+    Raises
+    ------
+    InputError
+        For bad input of any kind.
+    """
+    if options.seeds < 1:
+        raise InputError(f"--seeds {options.seeds}: should be at least 1")
+    grid = load_grid(options.grid)
+    profile, overrides = load_profile(options.profile), parse_assignments(options.overrides)
+    experiments = expand(grid, profile, overrides, only=options.only, seeds=options.seeds)
+    storage = Storage.open(options.storage, create=create)
+    given = Layer("--set", {**grid.base.values, **overrides.values})
+    plan = make_plan(experiments, storage, options.data, options.reports, given)
+    default = grid.name if plan.source_name == "phantom" else f"{grid.name}-{plan.source_name}"
+    name = options.study or default
+    check_study(storage, name, plan, options.profile)
+    return PlannedSweep(grid, storage, plan, name)
+
+
+def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
+    """Run a sweep to its end; what is there already is neither trained nor scored again.
+
+    Raises
+    ------
+    InputError
+        For bad input of any kind; nothing that was computed is lost.
+    """
+    planned = plan_sweep(options)
+    storage, driver = planned.storage, uuid.uuid4().hex
+    for member in planned.plan.members:
+        member.trained_id  # noqa: B018 - refuses absent weights before anything is prepared
+    ray_started = _prepare_missing(planned, options, driver, listener)
+    manifests = {
+        member.keys.cohort: read_manifest(storage, member.keys.cohort)
+        for member in planned.plan.members
+    }
+    plan = leave_out_unreachable(planned.plan, manifests)
+    study = open_study(
+        storage,
+        planned.study_name,
+        plan,
+        profile=options.profile,
+        grid_name=planned.grid.name,
+        grid_text=planned.grid.text,
+        title=planned.grid.title,
+        data=options.data,
+        command=options.command,
+        git_commit=options.git_commit,
+    )
+    members = {each["experiment_id"]: each for each in study.record["members"]}
+    if options.fresh:
+        for identity in members:
+            shutil.rmtree(storage.trials / identity, ignore_errors=True)
+    missing = [i for i in members if not (storage.trials / i / "result.json").exists()]
+    listener.planned(plan, len(missing))
+
+    uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
+    artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
+    failed: dict[str, str] = {}
+    with _Tracking(uri, artifacts, study) as tracking:
+        if missing:
+            from cxr_ray.sweep.runner import run_members, start_ray
+
+            if not ray_started:
+                listener.phase("starting Ray")
+                start_ray(options.address)
+
+            def follow(event: "TrialEvent") -> None:
+                listener.trial(event)
+                if event.kind == "finished":
+                    identity = event.member.trained_id
+                    folder = storage.trials / identity
+                    if (folder / "result.json").exists():
+                        study.forget_failed(identity)
+                        tracking.log_trial(members[identity], folder)
+
+            failed = run_members(
+                storage,
+                plan.members,
+                options.resources,
+                driver=driver,
+                max_concurrent=options.max_concurrent,
+                on_event=follow,
+            )
+            for identity, reason in failed.items():
+                study.write_failed(identity, reason)
+        listener.phase("scoring")
+        from cxr_ray.report.study_tables import write_study_tables
+
+        tables = _tabulate(storage, study, plan)
+        text = write_study_tables(study.folder, storage.trials, study.record, tables)
+        done = [i for i in members if (storage.trials / i / "result.json").exists()]
+        listener.phase("logging to MLflow")
+        for identity in done:
+            tracking.log_trial(members[identity], storage.trials / identity)
+        for identity, reason in failed.items():
+            tracking.log_failed(members[identity], reason)
+        tracking.finish(_published(study.folder), complete=len(done) == len(members))
+    if tracking.problem is not None:
+        listener.warn(
+            f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
+            "same command logs what is missing"
+        )
+    return SweepOutcome(
+        study=study,
+        plan=plan,
+        tables=tables,
+        text=text,
+        trained=len(missing) - len(set(members) - set(done)),
+        failed=failed,
+        interrupted=len(set(members) - set(done) - set(failed)),
+        mlflow_uri=uri,
+    )
+
+
+def _prepare_missing(
+    planned: PlannedSweep, options: SweepOptions, driver: str, listener: Listener
+) -> bool:
+    """Prepare what the plan's members read; True where Ray had to be started for it."""
+    started = False
+    for group in planned.plan.by_cohort():
+        lacking = [m for m in group if not is_prepared(planned.storage, m.keys)]
+        if not lacking:
+            continue
+        from cxr_ray.data.fan_out import run_as_ray_tasks
+        from cxr_ray.sweep.runner import start_ray
+
+        if not started:
+            listener.phase("starting Ray")
+            start_ray(options.address)
+            started = True
+        prepare(
+            planned.storage,
+            lacking[0].source,
+            [(m.config, m.keys) for m in lacking],
+            fan_out=run_as_ray_tasks,
+            progress=listener.preparing,
+            driver=driver,
+        )
+    return started
+
+
+def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
+    """Gather the study's tables, or read them where nothing that they rest on has changed."""
+    from cxr_ray.report.leaderboard import LEADERBOARD_FILE, collect_tables, read_tables
+
+    config = plan.members[0].config.evaluation
+    done = [m.trained_id for m in plan.members if (storage.trials / m.trained_id).exists()]
+    key = digest(
+        {
+            "members": study.record["members"],
+            "done": done,
+            "ended": study.ended(),
+            "version": EVALUATION_VERSION,
+            "evaluation": config.model_dump(mode="json"),
+        }
+    )
+    path = study.folder / TABLES_KEY_FILE
+    if path.exists() and path.read_text() == key and (study.folder / LEADERBOARD_FILE).exists():
+        return read_tables(study.folder)
+    tables = collect_tables(storage.trials, study.record["members"], study.ended(), config)
+    tables.write(study.folder)
+    write_whole(path, key)
+    return tables
+
+
+def _published(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in {".csv", ".md", ".png"})
+
+
+class _Tracking:
+    """Runs the tracker's calls one after the other in a thread, off the trials' way.
+
+    The first call that fails ends the tracking of this run; the next run repeats what is missing.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, study: Study) -> None:
+        self._uri, self._artifacts, self._study = uri, artifacts, study
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._calls: list[Future[None]] = []
+        self.problem: str | None = None
+
+    def __enter__(self) -> "_Tracking":
+        self._tracker = self._pool.submit(self._connect)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+        for call in [self._tracker, *self._calls]:
+            error = call.exception()
+            if error is not None and self.problem is None:
+                lines = str(error).strip().splitlines()
+                self.problem = lines[0] if lines else type(error).__name__
+
+    def log_trial(self, member: dict[str, Any], folder: Path) -> None:
+        """Queue a finished trial."""
+        self._call(lambda tracker: tracker.log_trial(self._study.record, member, folder))
+
+    def log_failed(self, member: dict[str, Any], reason: str) -> None:
+        """Queue a failed trial."""
+        self._call(lambda tracker: tracker.log_failed(self._study.record, member, reason))
+
+    def finish(self, artifacts: list[Path], *, complete: bool) -> None:
+        """Queue the closing of the parent run."""
+        self._call(lambda tracker: tracker.finish(self._study.record, artifacts, complete=complete))
+
+    def _connect(self) -> "Tracker":
+        from cxr_ray.tracking.mlflow_tracker import Tracker
+
+        tracker = Tracker(self._uri, self._artifacts)
+        tracker.start(self._study.record)
+        return tracker
+
+    def _call(self, call: Callable[["Tracker"], None]) -> None:
+        self._calls.append(self._pool.submit(lambda: call(self._tracker.result())))

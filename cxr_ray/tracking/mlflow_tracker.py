@@ -1,0 +1,208 @@
+"""MLflow as a projection of the trial folders: one parent run a study, one child a trial.
+
+Runs are found by their tags, which are set inside the call that creates them, so that a driver
+killed at any moment leaves no duplicate. What a child was logged from is a tag of its own: a
+trial that is logged already costs one comparison.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_ray.config.layers import flat_parameters
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.report.scoring import FIGURES_FOLDER, SCORES_FILE
+from cxr_ray.report.trial_folder import (
+    PREDICTIONS_FILE,
+    read_config,
+    read_history,
+    read_result,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+EPOCH_METRICS = {
+    "train_loss": "train/loss",
+    "lr": "train/lr",
+    "val_loss": "val/loss",
+    "val_auroc": "val/auroc",
+    "val_accuracy": "val/accuracy",
+    "val_full_auroc": "val_full/auroc",
+    "val_average_precision": "val_full/average_precision",
+}
+_TEST_PREFIX = {"own": "test", "full": "test_full"}
+_BATCH = 1000
+_PARAMETERS_BATCH = 100
+
+
+class Tracker:
+    """Logs one study; every call is idempotent and may be repeated by a later run."""
+
+    def __init__(self, uri: str, artifacts: Path | None) -> None:
+        """Connect to the tracking server or database at ``uri``.
+
+        Parameters
+        ----------
+        artifacts
+            Where a new MLflow experiment puts its artifacts, or None for the server's own place.
+        """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        from mlflow.tracking import MlflowClient
+
+        self._client: MlflowClient = MlflowClient(uri)
+        self._local = uri.startswith("sqlite:")
+        self._artifacts = artifacts
+        self._children: dict[str, Run] = {}
+        self._experiment = self._parent = ""
+
+    def start(self, study: Mapping[str, Any]) -> None:
+        """Find or create the study's parent run and read its children.
+
+        Parameters
+        ----------
+        study
+            The content of ``study.json``.
+        """
+        from mlflow.entities import ViewType
+
+        name = study["name"]
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            place = None if self._artifacts is None else (self._artifacts / name).as_uri()
+            self._experiment = self._client.create_experiment(name, artifact_location=place)
+        else:
+            self._experiment = experiment.experiment_id
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                f"tags.study_uuid = '{study['uuid']}'",
+                ViewType.ACTIVE_ONLY,
+                max_results=1000,
+                page_token=token,
+            )
+            found += page
+            token = page.token
+            if not token:
+                break
+        parents = [run for run in found if "experiment_id" not in run.data.tags]
+        self._children = {
+            run.data.tags["experiment_id"]: run for run in found if "experiment_id" in run.data.tags
+        }
+        tags = {
+            "study": name,
+            "study_uuid": study["uuid"],
+            "data_key": study["data_key"],
+            "git_commit": study["git_commit"] or "unknown",
+            "profile": study["profile"],
+            "data": study["data"].partition(":")[0],
+        }
+        if parents:
+            self._parent = parents[0].info.run_id
+            for key, value in tags.items():
+                if parents[0].data.tags.get(key) != value:
+                    self._client.set_tag(self._parent, key, value)
+        else:
+            self._parent = self._client.create_run(
+                self._experiment, tags=tags, run_name=name
+            ).info.run_id
+        self._client.update_run(self._parent, status="RUNNING")
+
+    def log_trial(self, study: Mapping[str, Any], member: Mapping[str, Any], folder: Path) -> None:
+        """Log a finished trial as a child: parameters, curves, test figures and pictures."""
+        from mlflow.entities import Metric, Param
+
+        scores = json.loads((folder / SCORES_FILE).read_text())
+        result = read_result(folder)
+        recipe = json.dumps(scores["recipe"], sort_keys=True)
+        run = self._child(study, member)
+        if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
+            return
+        run_id, when = run.info.run_id, run.info.start_time
+        config = ExperimentConfig.model_validate(read_config(folder))
+        params = [Param(key, str(value)) for key, value in flat_parameters(config).items()]
+        logged = run.data.params
+        params = [param for param in params if param.key not in logged]
+        for start in range(0, len(params), _PARAMETERS_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + _PARAMETERS_BATCH])
+        metrics = [
+            Metric(EPOCH_METRICS[key], value, when, int(row["epoch"]))
+            for row in read_history(folder)
+            for key, value in row.items()
+            if key in EPOCH_METRICS
+        ]
+        metrics += [Metric(key, value, when, 0) for key, value in _final(scores, result).items()]
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
+            self._client.log_artifact(run_id, str(figure), FIGURES_FOLDER)
+        self._client.log_artifact(run_id, str(folder / "config.yaml"))
+        if self._local:
+            self._client.log_artifact(run_id, str(folder / PREDICTIONS_FILE))
+        self._client.set_tag(run_id, "logged", recipe)
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def log_failed(self, study: Mapping[str, Any], member: Mapping[str, Any], reason: str) -> None:
+        """Log a trial that ended without a result."""
+        run = self._child(study, member)
+        self._client.set_tag(run.info.run_id, "reason", reason)
+        self._client.set_terminated(run.info.run_id, "FAILED")
+
+    def finish(self, study: Mapping[str, Any], artifacts: list[Path], *, complete: bool) -> None:
+        """Log the study's tables on the parent and close it.
+
+        Children that an edited grid no longer holds are tagged ``member=false``.
+        """
+        held = {member["experiment_id"] for member in study["members"]}
+        for identity, run in self._children.items():
+            value = str(identity in held).lower()
+            if run.data.tags.get("member") != value:
+                self._client.set_tag(run.info.run_id, "member", value)
+        for path in artifacts:
+            self._client.log_artifact(self._parent, str(path))
+        self._client.set_terminated(self._parent, "FINISHED" if complete else "FAILED")
+
+    def _child(self, study: Mapping[str, Any], member: Mapping[str, Any]) -> "Run":
+        identity = member["experiment_id"]
+        if identity not in self._children:
+            tags = {
+                "mlflow.parentRunId": self._parent,
+                "study": study["name"],
+                "study_uuid": study["uuid"],
+                "experiment_id": identity,
+                "member": "true",
+            }
+            tags |= {name: str(member[name]) for name in ("modality", "dataset", "loss", "seed")}
+            tags |= {axis: str(level) for axis, level in member["further"].items()}
+            self._children[identity] = self._client.create_run(
+                self._experiment, tags=tags, run_name=member["name"]
+            )
+        return self._children[identity]
+
+
+def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:
+    """Name a trial's final figures: ``test/…``, ``test_full/…`` and ``sensitivity/…``."""
+    found = {
+        f"{_TEST_PREFIX[test_set]}/{name}": value
+        for test_set, figures in scores["test_sets"].items()
+        for name, value in figures.items()
+        if value is not None
+    }
+    for row in scores["sensitivity"]:
+        name = f"sensitivity/{row['perturbation']}/{row['metric']}"
+        found[name] = row["perturbed"]
+        found[f"{name}_drop"] = row["drop"]
+        found[f"{name}_p_value"] = row["p_value"]
+    for name in ("train_accuracy", "best_epoch", "epochs", "train_seconds"):
+        found[name] = result[name]
+    found["val_accuracy"] = scores["val_accuracy"]
+    return found

@@ -1,0 +1,18 @@
+"""What a worker is told to train; kept apart from torch, since a driver only passes it on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know to train one experiment; plain values only."""
+
+    storage: str
+    experiment_id: str
+    attempt: str
+    config: dict[str, Any]
+    keys: dict[str, str | None]
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0

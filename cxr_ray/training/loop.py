@@ -1,0 +1,280 @@
+"""The loop for one model. It knows nothing of Ray and runs in a plain process or a debugger."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.arm import ArmData
+from cxr_ray.data.batches import collate, epoch_batches, scoring_batches, shard
+from cxr_ray.errors import TrialError, TrialStopped
+from cxr_ray.evaluation.ranking import auroc, average_precision
+from cxr_ray.models.classifier import Classifier
+from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, load_state, save_state
+from cxr_ray.training.losses import Loss, build_loss
+from cxr_ray.training.schedule import build_schedule
+from cxr_ray.training.world import World
+
+SCORING_BATCH = 256
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Scores:
+    """A forward pass over some records, in their order: logits (M,) float64 and features."""
+
+    records: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    features: dict[str, NDArray[np.float32]]
+
+
+def fit(
+    config: ExperimentConfig,
+    arm: ArmData,
+    model: Classifier,
+    checkpoints: Path,
+    *,
+    world: World,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> list[dict[str, Any]]:
+    """Train until the monitored figure stops improving, and leave the best weights in ``model``.
+
+    Parameters
+    ----------
+    checkpoints
+        Folder of this attempt. A checkpoint found there is continued, with the same numbers as
+        if it had never been interrupted.
+    report
+        Called with one dict an epoch, on every worker.
+    should_stop
+        Asked at every step; True ends the training with `TrialStopped`, keeping the checkpoint.
+
+    Returns
+    -------
+    The history: one dict an epoch.
+
+    Raises
+    ------
+    TrialError
+        If the loss is not finite.
+    TrialStopped
+        If ``should_stop`` said so.
+    """
+    train = arm.indices("train", own=True)
+    loss = build_loss(config.loss, float(arm.label[train].mean()))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    kind = torch.optim.AdamW if config.train.optimizer == "adamw" else torch.optim.Adam
+    optimizer = kind(trained, lr=config.train.lr, weight_decay=config.train.weight_decay)
+    schedule = build_schedule(config.train, optimizer)
+    wrapped: nn.Module = model
+    if world.size > 1:
+        wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    history: list[dict[str, Any]] = []
+    best_epoch, epoch = -1, 0
+    if (checkpoints / LAST_FILE).exists():
+        state = load_state(checkpoints / LAST_FILE)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history, best_epoch, epoch = state["history"], state["best_epoch"], state["epoch"]
+
+    while epoch < config.train.max_epochs and epoch - best_epoch <= config.train.patience:
+        began = time.perf_counter()
+        rate = schedule.get_last_lr()[0]
+        train_loss = _train_epoch(
+            config, arm, train, wrapped, loss, optimizer, epoch, world, should_stop
+        )
+        schedule.step()
+        world.share(model.buffers())
+        row = {"epoch": epoch, "lr": rate, "train_loss": train_loss}
+        row |= _validate(config, arm, model, loss, world)
+        row["seconds"] = time.perf_counter() - began
+        if not math.isfinite(row["val_loss"]):
+            raise TrialError(f"the validation loss is {row['val_loss']} in epoch {epoch}")
+        history.append(row)
+        if _improves(config.train.monitor, history, best_epoch):
+            best_epoch = epoch
+            if world.is_first:
+                save_state(checkpoints / BEST_FILE, model.state_dict())
+        epoch += 1
+        if world.is_first:
+            save_state(
+                checkpoints / LAST_FILE,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "history": history,
+                    "best_epoch": best_epoch,
+                    "epoch": epoch,
+                },
+            )
+        report({**row, "best_epoch": best_epoch})
+    world.gather(None)  # the best weights are on disk before anyone reads them
+    model.load_state_dict(load_state(checkpoints / BEST_FILE))
+    return history
+
+
+def _train_epoch(
+    config: ExperimentConfig,
+    arm: ArmData,
+    train: NDArray[np.int64],
+    model: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    world: World,
+    should_stop: Callable[[], bool],
+) -> float:
+    """Take one pass over the training part and return its mean loss."""
+    dtype = DTYPES[config.compute.precision]
+    lengths = None if arm.lengths is None else arm.lengths[train]
+    batches = epoch_batches(
+        train,
+        config.train.batch,
+        seed=config.train.seed,
+        epoch=epoch,
+        lengths=lengths,
+        weights=_sampling_weights(config, arm.label[train]),
+    )
+    model.train()
+    total = torch.zeros((), dtype=torch.float64)
+    for step, batch in enumerate(batches):
+        if world.agree(should_stop()):
+            raise TrialStopped("the trial was asked to stop")
+        # Dropout's draws depend on where training is, not on how it got there.
+        torch.manual_seed(_step_seed(config.train.seed, epoch, step, world.rank))
+        optimizer.zero_grad(set_to_none=True)
+        parts = np.array_split(shard(batch, world.rank, world.size), config.train.accumulate)
+        step_loss = torch.zeros((), dtype=torch.float64)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with nullcontext() if last or world.size == 1 else model.no_sync():  # type: ignore[operator]
+                summed = _summed_loss(model, loss, arm, part, batch, world.device, dtype, config)
+                # DDP averages gradients over ranks: scaled so, they add up to the global mean's.
+                (summed * world.size / len(batch)).backward()
+            step_loss += summed.detach().to("cpu", torch.float64)
+        step_loss = world.sum(step_loss)
+        if not math.isfinite(step_loss):
+            raise TrialError(f"the training loss is {step_loss} in epoch {epoch}, step {step}")
+        optimizer.step()
+        total += step_loss
+    return float(total) / sum(map(len, batches))
+
+
+def _summed_loss(
+    model: nn.Module,
+    loss: Loss,
+    arm: ArmData,
+    part: NDArray[np.int64],
+    batch: NDArray[np.int64],
+    device: torch.device,
+    dtype: torch.dtype,
+    config: ExperimentConfig,
+) -> Tensor:
+    """Sum the loss over a rank's part of a batch.
+
+    A rank without records must still take part in the gradient exchange: it passes one borrowed
+    record through in evaluation mode, which moves no statistics, and weighs it zero.
+    """
+    empty = len(part) == 0
+    data = collate(arm, batch[:1] if empty else part, device, dtype)
+    model.train(not empty)
+    with torch.autocast(device.type, torch.bfloat16, config.compute.precision == "bfloat16"):
+        logits = model(data)
+    summed = loss(logits.to(dtype), data.label).sum()
+    return summed * 0 if empty else summed
+
+
+def _validate(
+    config: ExperimentConfig, arm: ArmData, model: Classifier, loss: Loss, world: World
+) -> dict[str, float]:
+    """Score the full validation part once; the arm's own part is a subset of it."""
+    scores = score(config, arm, model, arm.indices("val", own=False), world)
+    own = arm.own[scores.records]
+    label = arm.label[scores.records]
+    losses = loss(
+        torch.from_numpy(scores.logits), torch.from_numpy(label.astype(np.float64))
+    ).numpy()
+    return {
+        "val_loss": float(losses[own].mean()),
+        "val_auroc": auroc(label[own], scores.logits[own]),
+        "val_full_auroc": auroc(label, scores.logits),
+        "val_average_precision": average_precision(label, scores.logits),
+        "val_accuracy": float(np.mean((scores.logits[own] >= 0) == label[own])),
+    }
+
+
+@torch.no_grad()
+def score(
+    config: ExperimentConfig,
+    arm: ArmData,
+    model: Classifier,
+    records: NDArray[np.int64],
+    world: World,
+) -> Scores:
+    """Pass records through the model in evaluation mode and gather what every worker got."""
+    model.eval()
+    dtype = DTYPES[config.compute.precision]
+    mine = shard(records, world.rank, world.size)
+    lengths = None if arm.lengths is None else arm.lengths[mine]
+    found = []
+    for batch in scoring_batches(mine, SCORING_BATCH, lengths):
+        data = collate(arm, batch, world.device, dtype)
+        with torch.autocast(
+            world.device.type, torch.bfloat16, config.compute.precision == "bfloat16"
+        ):
+            features = model.encode(data)
+            logits = model.head(list(features.values()))
+        found.append(
+            (
+                batch,
+                logits.double().cpu().numpy(),
+                {name: value.float().cpu().numpy() for name, value in features.items()},
+            )
+        )
+    parts = [part for gathered in world.gather(found) for part in gathered]
+    place = np.argsort(np.concatenate([part[0] for part in parts]))
+    restore = np.argsort(np.argsort(records))  # back from sorted records to the order asked for
+    order = place[restore]
+    return Scores(
+        records=records,
+        logits=np.concatenate([part[1] for part in parts])[order],
+        features={
+            name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]
+        },
+    )
+
+
+def _improves(monitor: str, history: list[dict[str, Any]], best_epoch: int) -> bool:
+    if best_epoch < 0:
+        return True
+    new, best = history[-1][monitor], history[best_epoch][monitor]
+    return bool(new < best if monitor == "val_loss" else new > best)
+
+
+def _sampling_weights(
+    config: ExperimentConfig, label: NDArray[np.int8]
+) -> NDArray[np.float64] | None:
+    """Weigh both classes alike for the balanced sampler."""
+    if config.train.sampler == "shuffled":
+        return None
+    share = label.mean()
+    return np.where(label == 1, 0.5 / share, 0.5 / (1 - share))
+
+
+def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])

@@ -1,0 +1,108 @@
+"""Train, score and compare all experiments of a grid."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from terminal import (
+    DONE,
+    FAILED,
+    SEARCH_SPACES,
+    TerminalProgress,
+    add_data_arguments,
+    git_commit,
+    run_script,
+)
+
+EXAMPLE = """examples:
+  python launch/sweep.py --grid paper12
+  python launch/sweep.py --grid paper12 --data mimic:/data/mimic-cxr-jpg --profile paper --dry-run
+  python launch/sweep.py --grid paper12 --only modality=text --set train.lr=5e-4 --seeds 3
+
+Running the same command again continues it: only what is missing is trained.
+exit code: 0 done, 2 bad input or refused, 1 a trial failed or the run was interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    study = parser.add_argument_group("study")
+    study.add_argument(
+        "--grid",
+        required=True,
+        metavar="NAME|FILE",
+        help="a grid of search_spaces/, or a YAML file of one's own",
+    )
+    study.add_argument("--study", metavar="NAME", help="default: the grid's name and the data's")
+    study.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="training seeds (default: 1)"
+    )
+    study.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=LEVEL,…",
+        help="train a part of the grid; repeatable",
+    )
+    study.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    study.add_argument("--fresh", action="store_true", help="train again what is already there")
+    add_data_arguments(parser)
+    where = parser.add_argument_group("tracking and resources")
+    where.add_argument("--mlflow-uri", metavar="URI", help="default: sqlite in the storage folder")
+    where.add_argument("--address", metavar="ADDR", help="Ray cluster (default: a local one)")
+    where.add_argument("--workers-per-trial", type=int, default=1, metavar="N")
+    where.add_argument("--cpus-per-worker", type=int, default=1, metavar="N")
+    where.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="F")
+    where.add_argument("--max-concurrent", type=int, metavar="N", help="default: all that fit")
+    return parser
+
+
+def main(options: argparse.Namespace) -> int:
+    from cxr_ray.sweep.grid import find_grid
+    from cxr_ray.sweep.resources import TrialResources
+    from cxr_ray.sweep.sweep import SweepOptions, run_sweep
+
+    print(f"profile {options.profile}, data {options.data.partition(':')[0]}", flush=True)
+    asked = SweepOptions(
+        grid=find_grid(options.grid, SEARCH_SPACES),
+        data=options.data,
+        reports=options.reports,
+        profile=options.profile,
+        overrides=options.set,
+        seeds=options.seeds,
+        storage=options.storage,
+        study=options.study,
+        mlflow_uri=options.mlflow_uri,
+        address=options.address,
+        resources=TrialResources(
+            options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker
+        ),
+        max_concurrent=options.max_concurrent,
+        only=[pair for each in options.only for pair in each.split(",")],
+        fresh=options.fresh,
+        command=shlex.join(["python", f"launch/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        git_commit=None if options.dry_run else git_commit(),
+    )
+    if options.dry_run:
+        from cxr_ray.sweep.dry_run import describe_plan
+
+        print(describe_plan(asked))
+        return DONE
+    progress = TerminalProgress()
+    outcome = run_sweep(asked, progress)
+    progress.close()
+
+    print(outcome.text)
+    if outcome.interrupted:
+        print(f"{outcome.interrupted} trials were interrupted; the same command continues them")
+    for identity, reason in outcome.failed.items():
+        print(f"failed: {identity}: {reason}")
+    print(f"tables: {outcome.study.folder}")
+    print(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(outcome.mlflow_uri)}")
+    return FAILED if outcome.failed or outcome.interrupted else DONE
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())

@@ -1,0 +1,184 @@
+"""What the launch scripts share: exit codes, the version check, and progress on a terminal."""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cxr_ray.sweep.plan import Plan
+    from cxr_ray.sweep.runner import TrialEvent
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SEARCH_SPACES = CHECKOUT / "search_spaces"
+DONE, FAILED, REFUSED = 0, 1, 2
+
+
+def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> None:
+    """Parse, run and exit: 0 done, 2 bad input or refused, 1 a failure inside."""
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options = parser.parse_args()
+    try:
+        from cxr_ray.errors import InputError, TrialError
+    except ModuleNotFoundError:
+        print(
+            "cxr_ray is not installed: run `pip install -c constraints.txt .` in the checkout",
+            file=sys.stderr,
+        )
+        sys.exit(REFUSED)
+    _warn_of_other_version()
+    try:
+        code = main(options)
+    except (InputError, TrialError, OSError, KeyboardInterrupt) as error:
+        if options.debug:
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            print("\ninterrupted; the same command continues", file=sys.stderr)
+            sys.exit(FAILED)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(REFUSED if isinstance(error, InputError) else FAILED)
+    sys.exit(code)
+
+
+def git_commit() -> str | None:
+    """Return the checkout's commit, marked where files differ from it."""
+    git = ["git", "-C", str(CHECKOUT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    if commit.returncode:
+        return None
+    return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+def _warn_of_other_version() -> None:
+    import cxr_ray
+
+    source = (CHECKOUT / "cxr_ray" / "__init__.py").read_text()
+    checkout = source.partition('__version__ = "')[2].partition('"')[0]
+    if checkout != cxr_ray.__version__:
+        print(
+            f"warning: the installed cxr_ray is {cxr_ray.__version__} and this checkout "
+            f"{checkout}; run `pip install -c constraints.txt .` here",
+            file=sys.stderr,
+        )
+
+
+class TerminalProgress:
+    """Draws a sweep's progress: one live line on a terminal, a line a finished trial elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._missing = self._finished = self._failed = 0
+        self._running: dict[str, str] = {}
+        self._step = ""
+
+    def planned(self, plan: "Plan", missing: int) -> None:
+        """Say what will be trained and what is left out."""
+        self._missing = missing
+        there = len(plan.members) - missing
+        self._line(f"{len(plan.members)} experiments, {there} there already, {missing} to train")
+        reasons: dict[str, list[str]] = {}
+        for each in plan.left_out:
+            reasons.setdefault(each.reason, []).append(each.name)
+        for reason, names in reasons.items():
+            self._line(f"left out, since {reason}: {', '.join(names)}")
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Show a step of the preparation."""
+        if self._live:
+            self._draw(f"{what}: {done}/{total}")
+        elif what != self._step:
+            self._line(what)
+        self._step = what
+
+    def phase(self, what: str) -> None:
+        """Show a phase that has no steps."""
+        self.preparing(what, 0, 1) if not self._live else self._draw(what)
+
+    def trial(self, event: "TrialEvent") -> None:
+        """Follow the trials."""
+        name = event.member.name
+        if event.kind == "started":
+            self._running[name] = name
+        elif event.kind == "epoch":
+            figures = event.figures
+            self._running[name] = (
+                f"{name} epoch {figures['epoch'] + 1} val loss {figures['val_loss']:.3f} "
+                f"AUROC {figures['val_auroc']:.3f}"
+            )
+        else:
+            self._running.pop(name, None)
+            self._finished += event.kind == "finished"
+            self._failed += event.kind == "failed"
+            reason = f": {event.figures['reason']}" if event.kind == "failed" else ""
+            done = self._finished + self._failed
+            self._line(f"{event.kind} {done}/{self._missing} {name}{reason}")
+        if self._live:
+            self._draw(
+                f"{self._finished + self._failed}/{self._missing} done{self._time_left()} | "
+                + " | ".join(self._running.values())
+            )
+
+    def warn(self, sentence: str) -> None:
+        """Say what is not as it should be."""
+        self._line(f"warning: {sentence}")
+
+    def close(self) -> None:
+        """Clear the live line."""
+        if self._live:
+            self._draw("")
+
+    def _time_left(self) -> str:
+        done = self._finished + self._failed
+        if not done:
+            return ""
+        left = (time.monotonic() - self._began) / done * (self._missing - done)
+        return f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+
+    def _line(self, text: str) -> None:
+        if self._live:
+            self._draw("")
+        print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def _draw(self, text: str) -> None:
+        import shutil
+
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\033[K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add the arguments that say which data and where results lie."""
+    data = parser.add_argument_group("data and storage")
+    data.add_argument(
+        "--data",
+        default="phantom",
+        metavar="KIND[:PATH]",
+        help="phantom, mimic:DIR, openi:DIR or table:FILE.yaml[@DIR] (default: phantom)",
+    )
+    data.add_argument("--reports", metavar="PATH", help="folder or zip of reports, for mimic")
+    data.add_argument(
+        "--profile",
+        default="demo",
+        metavar="NAME|FILE",
+        help="demo, tiny, paper, or a YAML file (default: demo)",
+    )
+    data.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override config fields; repeatable, and several at once",
+    )
+    data.add_argument(
+        "--storage", default="runs", metavar="DIR", help="where results go (default: ./runs)"
+    )
+    return data
