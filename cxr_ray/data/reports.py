@@ -1,0 +1,156 @@
+"""Sections of a radiology report, by the headers that occur in practice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+# a section's headers; matched in upper case or with a capital first letter, before a colon
+HEADERS = {
+    "findings": r"findings?|findings? (?:and|/|&) impressions?|impressions? (?:and|/|&) findings?",
+    "impression": r"impressions?|conclusions?",
+    "indication": (
+        r"(?:clinical )?indications?(?: for (?:the )?(?:exam|examination|study))?"
+        r"|clinical information|reasons? for (?:the |this )?(?:exam|examination|study)"
+        r"|indications? and history|clinical indications? and history"
+    ),
+    "history": r"(?:clinical |patient |medical )?history|history and indications?",
+    "comparison": r"comparisons?(?: stud(?:y|ies))?",
+    "technique": r"techniques?",
+    "examination": r"exam|examination|type of exam(?:ination)?|study|procedure",
+    "recommendation": r"recommendations?|recommendation\(s\)",
+    "notification": r"notifications?",
+    "addendum": r"addendum",
+}
+WET_READ = re.compile(
+    r"[ \t]*(?:W(?:ET|et) R(?:EAD|ead)|W(?:et) read|PROVISIONAL FINDINGS IMPRESSION|PFI)\b[^:\n]*:?"
+)
+_KNOWN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in HEADERS.items()}
+_HEADER = re.compile(r"[ \t]*(?P<title>[A-Z][A-Za-z0-9 ,.&/()'#-]{1,70}?)[ \t]*:(?!\d)")
+_FINAL = re.compile(r"[ \t]*FINAL (?:REPORT|ADDENDUM)\b[ \t:]*")
+_RULE = re.compile(r"[ \t]*_{10,}[ \t]*$")
+_WHOLE = ("findings", "impression", "other", "recommendation", "addendum", "wet_read")
+
+
+@dataclass(frozen=True)
+class ParsedReport:
+    """A report by section.
+
+    Attributes
+    ----------
+    sections : dict of str to str
+        ``findings``, ``impression``, ``indication``, ``history``, ``comparison``, ``technique``,
+        ``wet_read`` and so on; ``last`` is the last paragraph that has no header, ``other`` what
+        belongs to none of these. White space is collapsed; no section is blank.
+    full : str
+        The text as it is.
+    label_section : str or None
+        Where CheXpert reads the label: ``impression``, else ``findings``, else ``last`` (the
+        report's last section); None for a report without text.
+    """
+
+    sections: dict[str, str]
+    full: str
+    label_section: str | None
+
+
+def parse_report(text: str) -> ParsedReport:
+    """Parse any text; what has no header is kept too.
+
+    Headers stand at the start of a line, in capitals or with a capital first letter, before a
+    colon. A wet read, a preliminary reading, is everything from its header to the final report.
+    In sections of one paragraph, such as the indication, a second paragraph is text without
+    header: a reading that follows an indication without saying so never enters it.
+    """
+    found: dict[str, list[str]] = {}
+    blocks = list(_blocks(text))
+    for position, (name, body) in enumerate(blocks):
+        paragraphs = [p for p in (" ".join(part.split()) for part in _paragraphs(body)) if p]
+        is_last = position == len(blocks) - 1
+        if name in _WHOLE:
+            found.setdefault(name, []).extend(paragraphs)
+            continue
+        if name is not None:
+            found.setdefault(name, []).extend(paragraphs[:1])
+            paragraphs = paragraphs[1:]
+        if is_last:
+            found.setdefault("last", []).extend(paragraphs[-1:])
+            paragraphs = paragraphs[:-1]
+        found.setdefault("other", []).extend(paragraphs)
+    sections = {name: " ".join(parts) for name, parts in found.items() if parts}
+    return ParsedReport(sections, text, _label_section(sections))
+
+
+def view_text(report: ParsedReport, sections: Sequence[str]) -> str:
+    """Join the named sections by newlines; ``full`` is the whole text, a missing one nothing."""
+    parts = (report.full if name == "full" else report.sections.get(name, "") for name in sections)
+    return "\n".join(part for part in parts if part.strip())
+
+
+def compose_report(sections: Mapping[str, str]) -> str:
+    """Write sections that a table already holds apart as one report, each under its header."""
+    written = (
+        f"{name.upper().replace('_', ' ')}: {text.strip()}"
+        for name, text in sections.items()
+        if text.strip()
+    )
+    return "\n\n".join(written)
+
+
+def _label_section(sections: Mapping[str, str]) -> str | None:
+    for name in ("impression", "findings"):
+        if name in sections:
+            return name
+    return "last" if any(name != "wet_read" for name in sections) else None
+
+
+def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
+    """Section name (None before any header) and raw body, in order."""
+    name: str | None = None
+    body: list[str] = []
+    lines = text.splitlines()
+    finals = [number for number, line in enumerate(lines) if _FINAL.match(line)]
+    for number, line in enumerate(lines):
+        if final := _FINAL.match(line):
+            yield name, "\n".join(body)
+            name, body = None, [line[final.end() :]]
+            continue
+        preliminary = name == "wet_read" and any(final > number for final in finals)
+        if preliminary and not _RULE.match(line):
+            body.append(line)
+            continue
+        if _RULE.match(line):
+            if name == "wet_read":
+                yield name, "\n".join(body)
+                name, body = None, []
+            continue
+        header = _header(line)
+        if header is None:
+            body.append(line)
+            continue
+        yield name, "\n".join(body)
+        name, rest = header
+        body = [rest]
+    yield name, "\n".join(body)
+
+
+def _header(line: str) -> tuple[str, str] | None:
+    """Section name and the rest of the line, where the line starts with a header."""
+    if wet := WET_READ.match(line):
+        return "wet_read", line[wet.end() :]
+    match = _HEADER.match(line)
+    if match is None:
+        return None
+    title = " ".join(match["title"].split())
+    for name, pattern in _KNOWN.items():
+        if pattern.fullmatch(title):
+            return name, line[match.end() :]
+    letters = [character for character in title if character.isalpha()]
+    if len(letters) >= 3 and title.upper() == title:
+        return "other", line[match.end() :]
+    return None
+
+
+def _paragraphs(body: str) -> list[str]:
+    return re.split(r"\n[ \t]*(?:\n[ \t]*)+", body)
