@@ -1,0 +1,306 @@
+"""Anyone's CSV, its columns explained by a YAML file."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.reports import compose_report
+from cxr_ray.data.sources.source import Root, confined, opened_root
+from cxr_ray.data.sources.table_recipe import TableRecipe, read_recipe
+from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cxr_ray.config.schema import CohortConfig, DataConfig, ExperimentConfig
+
+
+@dataclass(frozen=True)
+class TableSource:
+    """A CSV with a row per record.
+
+    Attributes
+    ----------
+    root : Root
+        The folder of the CSV and the images.
+    recipe : TableRecipe
+        What the columns mean.
+    """
+
+    root: Root
+    recipe: TableRecipe
+
+    kind = "table"
+    reads = frozenset({"per_patient"})
+
+    @property
+    def name(self) -> str:
+        """The YAML's ``name``, else its file name without ending."""
+        return self.recipe.name
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Image and text, where a column is named for them."""
+        return self.recipe.modalities
+
+    def fingerprint(self) -> str:
+        """Sha256 of the CSV and of what its columns mean."""
+        meaning = json.dumps(self.recipe.meaning(), sort_keys=True)
+        return sha256(meaning.encode() + b"\n" + _content(self)).hexdigest()
+
+    def rules(self, config: CohortConfig) -> dict[str, Any]:
+        """Only ``per_patient``: the other rules are the YAML's and in the fingerprint."""
+        return {"per_patient": config.per_patient or self.recipe.per_patient}
+
+    def required(self, data: DataConfig) -> tuple[str, ...]:
+        """Take ``data.require``, else the YAML's ``require``, else every modality."""
+        if data.require is not None:
+            return data.require
+        return self.modalities if self.recipe.require is None else self.recipe.require
+
+    def select(self, config: ExperimentConfig) -> tuple[pd.DataFrame, list[FlowStep]]:
+        """Apply the YAML's rules, each a step; patients who share an image become one group."""
+        import pandas as pd
+
+        recipe = self.recipe
+        frame = _table(self).copy()
+        frame[":record"] = _records(self)
+        patients = [str(name).strip() for name in frame[recipe.patient]]
+        images = _image_references(self)
+        frame[":patient"] = patients
+        frame[":image"] = pd.Series(images, dtype=object)
+        frame[":group"] = _groups(patients, images)
+        selection = Selection(frame, "records", "all rows of the table")
+        selection.keep("patient blank", (selection.frame[":patient"] != "").to_numpy())
+        for column, values in recipe.where:
+            kept = selection.frame[column].isin(values).to_numpy()
+            selection.keep(f"{column} not {' or '.join(values)}", kept)
+        _select_labels(selection, recipe)
+        if recipe.image is not None:
+            inside = [ref is None or confined(ref) for ref in selection.frame[":image"]]
+            selection.keep("image path outside the folder", np.array(inside, bool))
+            _drop_listed_again(selection, recipe)
+        _note_groups(selection)
+        _per_patient(selection, recipe, self.rules(config.cohort)["per_patient"])
+        return self._kept(selection.frame), selection.steps
+
+    def present(self, modality: str, references: Sequence[str | None]) -> np.ndarray:
+        """Whether the image files exist, or the text is not blank, (N,) bool."""
+        if modality == "image":
+            return self.root.holds(references)
+        texts = _texts(self)
+        return np.array([bool(texts.get(ref or "", "").strip()) for ref in references], bool)
+
+    def read_image(self, reference: str) -> bytes:
+        """Read the image file's bytes."""
+        return self.root.read(reference)
+
+    def read_report(self, reference: str) -> str:
+        """Give the text, or a report composed of the columns that hold its sections."""
+        return _texts(self)[reference]
+
+    def ensure_written(self) -> None:
+        """Nothing to do: the table is the user's."""
+
+    def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
+        import pandas as pd
+
+        has_text = "text" in self.modalities
+        record = frame[":record"].to_numpy(object)
+        return pd.DataFrame(
+            {
+                "record": record,
+                "patient": frame[":group"].to_numpy(object),
+                "label": frame["label"].to_numpy(np.int8),
+                "image": pd.Series(frame[":image"].to_numpy(object), dtype=object),
+                "report": pd.Series(record if has_text else [None] * len(record), dtype=object),
+            }
+        )
+
+
+def open_table(file: str, root: str | None = None) -> TableSource:
+    """Open a table by its YAML.
+
+    Parameters
+    ----------
+    file : str
+        The YAML.
+    root : str, optional
+        The data set's folder; else the YAML's ``root``, relative to the YAML, else its folder.
+    """
+    path = Path(file).expanduser()
+    recipe, written = read_recipe(path)
+    if root is not None:
+        base = opened_root(root, "--data")
+    elif written is not None and "://" in written:
+        base = opened_root(written, f"{path.name}: root")
+    else:
+        base = opened_root(str(path.parent / (written or ".")), f"{path.name}: root")
+    for key, place in (("csv", recipe.csv), ("image_root", recipe.image_root or ".")):
+        if not confined(place):
+            raise InputError(f"{path.name}: {key}: {place} must be a path inside the root")
+    return TableSource(base, recipe)
+
+
+def _content(source: TableSource) -> bytes:
+    try:
+        return source.root.read(source.recipe.csv)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{source.recipe.csv} is not in {source.root.uri}; name the data set's folder, as in"
+            " --data table:FILE.yaml@DIR"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _table(source: TableSource) -> pd.DataFrame:
+    """Every needed column as text, blank where it is blank."""
+    import pandas as pd
+
+    recipe = source.recipe
+    try:
+        table = pd.read_csv(
+            io.BytesIO(_content(source)),
+            dtype=str,
+            keep_default_na=False,
+            sep=recipe.delimiter,
+            encoding="utf-8-sig",
+            encoding_errors="replace",
+            index_col=False,
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
+    for column in recipe.columns:
+        if column not in table:
+            has = ", ".join(map(str, table.columns))
+            raise InputError(f"{recipe.csv}: column {column!r} is missing; it has {has}")
+    return table[list(recipe.columns)].fillna("")
+
+
+@lru_cache(maxsize=4)
+def _texts(source: TableSource) -> dict[str, str]:
+    """Text of each record; columns that hold sections become one report under headers."""
+    table, columns = _table(source), source.recipe.text
+    names = [name for name, _ in columns]
+    rows = zip(*(table[column].tolist() for _, column in columns), strict=True)
+    if names == [""]:
+        texts = [row[0] for row in rows]
+    else:
+        texts = [compose_report(dict(zip(names, row, strict=True))) for row in rows]
+    return dict(zip(_records(source), texts, strict=True))
+
+
+def _records(source: TableSource) -> list[str]:
+    """Each row's id: the column's, or the row's number."""
+    table, column = _table(source), source.recipe.identifier
+    if column is None:
+        return [f"row{number:07d}" for number in range(1, len(table) + 1)]
+    names = table[column].str.strip()
+    repeated = names[names.duplicated() | (names == "")]
+    if len(repeated):
+        raise InputError(
+            f"{source.recipe.csv}: id {repeated.iloc[0]!r} in column {column!r} is blank or occurs"
+            " more than once"
+        )
+    return [str(name) for name in names]
+
+
+def _image_references(source: TableSource) -> list[str | None]:
+    """Paths below the root, one spelling a file; one that leaves the root stays as it is."""
+    recipe = source.recipe
+    if recipe.image is None:
+        return [None] * len(_table(source))
+    folder = posixpath.join(source.root.uri, recipe.image_root).rstrip("/") + "/"
+    references: list[str | None] = []
+    for given in _table(source)[recipe.image]:
+        path = given.strip().replace("\\", "/").removeprefix(folder)
+        if not path:
+            references.append(None)
+        elif confined(path):
+            references.append(posixpath.normpath(posixpath.join(recipe.image_root, path)))
+        else:
+            references.append(path)
+    return references
+
+
+def _groups(patients: Sequence[str], images: Sequence[str | None]) -> list[str]:
+    """Group patients who share an image file, named by their smallest id."""
+    parent: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    owner: dict[str, str] = {}
+    for patient, image in zip(patients, images, strict=True):
+        if patient and image is not None:
+            one, other = sorted((top(patient), top(owner.setdefault(image, patient))))
+            parent[other] = one
+    return [top(patient) for patient in patients]
+
+
+def _select_labels(selection: Selection, recipe: TableRecipe) -> None:
+    label = np.array([_label(v, recipe) for v in selection.frame[recipe.label_column]], np.int8)
+    selection.frame = selection.frame.assign(label=label)
+    selection.keep("label not in the rule", label >= 0)
+
+
+def _label(value: str, recipe: TableRecipe) -> int:
+    """1, 0, or -1 for neither."""
+    if recipe.separator is None:
+        terms = [value.strip()]
+    else:
+        terms = [term.strip() for term in value.split(recipe.separator) if term.strip()]
+    if any(term in recipe.positive for term in terms):
+        return 1
+    return 0 if terms and all(term in recipe.negative for term in terms) else -1
+
+
+def _drop_listed_again(selection: Selection, recipe: TableRecipe) -> None:
+    """Keep one of the rows that repeat an image with its text and label: nothing would be new."""
+    frame = selection.frame
+    same = [":image", "label", *(column for _, column in recipe.text)]
+    repeats = frame.duplicated(same) & frame[":image"].notna()
+    selection.keep("image, text and label listed before", ~repeats.to_numpy())
+
+
+def _note_groups(selection: Selection) -> None:
+    frame = selection.frame
+    patients, groups = frame[":patient"].nunique(), frame[":group"].nunique()
+    if (frame[":patient"] != frame[":group"]).any():
+        selection.note(
+            "patients who share an image file",
+            f"{patients} patients form {groups} groups, so that no image is in two parts",
+        )
+
+
+def _per_patient(selection: Selection, recipe: TableRecipe, per_patient: str) -> None:
+    import pandas as pd
+
+    frame = selection.frame
+    if per_patient == "drop_repeated":
+        once = ~frame[":group"].duplicated(keep=False).to_numpy()
+        selection.keep("patients with several records", once)
+    elif per_patient == "earliest":
+        if recipe.order is None:
+            raise InputError(
+                "cohort.per_patient: earliest needs a numeric column, named as 'order' in the"
+                " table's YAML; or use all, drop_repeated"
+            )
+        when = pd.to_numeric(frame[recipe.order], errors="coerce")
+        when = when.replace([np.inf, -np.inf], np.nan)
+        ordered = frame.assign(**{":when": when}).sort_values([":when", ":record"], kind="stable")
+        first = ordered.index[~ordered[":group"].duplicated()]
+        selection.keep("further records of a patient", frame.index.isin(first))

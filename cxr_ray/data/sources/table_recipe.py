@@ -1,0 +1,198 @@
+"""The YAML that says what the columns of somebody's CSV mean."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cxr_ray.errors import InputError
+
+KEYS = (
+    *("csv", "root", "name", "id", "patient", "image", "image_root", "text", "label", "where"),
+    *("require", "per_patient", "order", "delimiter"),
+)
+LABEL_KEYS = ("column", "positive", "negative", "separator")
+PER_PATIENT = ("earliest", "drop_repeated", "all")
+PLACES = ("csv", "image_root", "name", "delimiter")
+
+
+@dataclass(frozen=True)
+class TableRecipe:
+    """What a table's YAML says, checked.
+
+    Attributes
+    ----------
+    csv : str
+        Path below the root.
+    name : str
+        Enters study names.
+    patient, label_column : str
+        Columns.
+    positive, negative : tuple of str
+        Exact values or, with ``separator``, terms: any of ``positive`` makes a row positive, it is
+        negative when all its terms are in ``negative``.
+    identifier, image, order : str or None
+        Columns: the record's id (else the row's number), its image file, and the number by which
+        the earliest record of a patient is found.
+    text : tuple of (section, column)
+        Section ``""`` stands for a whole report.
+    where : tuple of (column, values)
+        Each a rule of its own.
+    """
+
+    csv: str
+    name: str
+    patient: str
+    label_column: str
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    separator: str | None = None
+    identifier: str | None = None
+    image: str | None = None
+    image_root: str = ""
+    text: tuple[tuple[str, str], ...] = ()
+    where: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    require: tuple[str, ...] | None = None
+    per_patient: str = "all"
+    order: str | None = None
+    delimiter: str = ","
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the columns can feed."""
+        return ("image",) * (self.image is not None) + ("text",) * bool(self.text)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, once."""
+        named = (self.identifier, self.patient, self.image, self.label_column, self.order)
+        wanted = [*named, *(c for _, c in self.text), *(c for c, _ in self.where)]
+        return tuple(dict.fromkeys(column for column in wanted if column is not None))
+
+    def meaning(self) -> dict[str, Any]:
+        """Give all but names and places: what enters the fingerprint."""
+        return {key: value for key, value in asdict(self).items() if key not in PLACES}
+
+
+def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
+    """Read and check a table's YAML.
+
+    Returns
+    -------
+    recipe : TableRecipe
+    root : str or None
+        The key ``root``, as written.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown or missing, or a value is not of its kind.
+    """
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--data: {file} cannot be read") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file.name}: not readable as YAML: {error}") from error
+    reader = _Reader(file.name)
+    given = reader.mapping("the file", given, KEYS, ("csv", "patient", "label"))
+    label = reader.mapping("label", given["label"], LABEL_KEYS, LABEL_KEYS[:3])
+    positive = reader.values("label.positive", label["positive"])
+    negative = reader.values("label.negative", label["negative"])
+    if both := set(positive) & set(negative):
+        raise InputError(f"{file.name}: label: {min(both)!r} is both positive and negative")
+    recipe = TableRecipe(
+        csv=reader.text("csv", given["csv"]),
+        name=reader.optional("name", given) or file.stem,
+        patient=reader.text("patient", given["patient"]),
+        label_column=reader.text("label.column", label["column"]),
+        positive=positive,
+        negative=negative,
+        separator=reader.optional("separator", label),
+        identifier=reader.optional("id", given),
+        image=reader.optional("image", given),
+        image_root=(reader.optional("image_root", given) or "").strip("/").removeprefix("./"),
+        text=_text_columns(reader, given.get("text")),
+        where=_where(reader, given.get("where")),
+        require=_require(reader, given.get("require")),
+        per_patient=reader.one_of("per_patient", given.get("per_patient", "all"), PER_PATIENT),
+        order=reader.optional("order", given),
+        delimiter=reader.optional("delimiter", given) or ",",
+    )
+    if not recipe.modalities:
+        raise InputError(f"{file.name}: neither image nor text names a column")
+    return recipe, reader.optional("root", given)
+
+
+def _text_columns(reader: _Reader, given: Any) -> tuple[tuple[str, str], ...]:
+    if given is None:
+        return ()
+    if isinstance(given, dict):
+        return tuple((str(name), reader.text("text", column)) for name, column in given.items())
+    return (("", reader.text("text", given)),)
+
+
+def _where(reader: _Reader, given: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Take one mapping of column to values, or a list of such mappings."""
+    parts = given if isinstance(given, list) else [given or {}]
+    rules = []
+    for part in parts:
+        if not isinstance(part, dict):
+            raise InputError(f"{reader.file}: where: {part!r} is not a mapping of column to values")
+        for column, values in part.items():
+            rules.append((str(column), reader.values(f"where.{column}", values)))
+    return tuple(rules)
+
+
+def _require(reader: _Reader, given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    names = reader.values("require", given) if given != [] else ()
+    return tuple(reader.one_of("require", name, ("image", "text")) for name in names)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Checks values and says in which file and under which key they are wrong."""
+
+    file: str
+
+    def mapping(
+        self, key: str, given: Any, known: tuple[str, ...], needed: tuple[str, ...]
+    ) -> dict[str, Any]:
+        if not isinstance(given, dict):
+            raise InputError(f"{self.file}: {key} must be a mapping with {', '.join(needed)}")
+        for name in given:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+                raise InputError(f"{self.file}: unknown key {name!r} in {key}; {hint}")
+        for name in needed:
+            if name not in given:
+                raise InputError(f"{self.file}: key {name!r} is missing in {key}")
+        return given
+
+    def text(self, key: str, given: Any) -> str:
+        if isinstance(given, bool) or not isinstance(given, (str, int, float)):
+            raise InputError(f"{self.file}: {key}: {given!r} is not a text; quote it")
+        if not str(given):
+            raise InputError(f"{self.file}: {key} is blank")
+        return str(given)
+
+    def optional(self, key: str, given: dict[str, Any]) -> str | None:
+        return None if given.get(key) is None else self.text(key, given[key])
+
+    def values(self, key: str, given: Any) -> tuple[str, ...]:
+        many = given if isinstance(given, list) else [given]
+        if not many:
+            raise InputError(f"{self.file}: {key} is an empty list")
+        return tuple("" if value == "" else self.text(key, value) for value in many)
+
+    def one_of(self, key: str, given: Any, known: tuple[str, ...]) -> str:
+        if given not in known:
+            raise InputError(f"{self.file}: {key}: {given!r} is not one of {', '.join(known)}")
+        return str(given)
