@@ -119,8 +119,8 @@ def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool
     config : ExperimentConfig
         Its ``data`` and ``cohort`` parts are read.
     check_files : bool
-        False leaves out whether files exist: records are then dropped only where the tables name
-        no file at all.
+        False looks at the tables alone: records are dropped only where these name no file at all,
+        and a cohort too small for its split is no error, since counts are all that is asked.
 
     Returns
     -------
@@ -137,12 +137,14 @@ def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool
     for modality in required:
         _require(selection, source, modality, check_files)
     frame = selection.frame.sort_values("record", kind="stable", ignore_index=True)
-    _check_records(frame, source)
+    flow = (*steps, *selection.steps[1:])
+    _check_records(frame, source, flow)
     frame["part"] = _parts(frame, source, config)
-    _check_classes(frame, source)
+    if check_files:
+        _check_classes(frame, source)
     extra = [name for name in frame.columns if name not in COLUMNS]
     frame = frame[[*COLUMNS, *extra]].astype({"label": np.int8})
-    return Cohort(frame, (*steps, *selection.steps[1:]), source.modalities, required)
+    return Cohort(frame, flow, source.modalities, required)
 
 
 def _require(selection: Selection, source: Source, modality: str, check_files: bool) -> None:
@@ -160,9 +162,13 @@ def _require(selection: Selection, source: Source, modality: str, check_files: b
         selection.keep(rule, named, note="files not checked")
 
 
-def _check_records(frame: pd.DataFrame, source: Source) -> None:
+def _check_records(frame: pd.DataFrame, source: Source, flow: tuple[FlowStep, ...]) -> None:
     if frame.empty:
-        raise InputError(f"{source.name}: no record is left after the selection rules")
+        last = next((step for step in flow if step.dropped and not step.after), flow[0])
+        raise InputError(
+            f"{source.name}: no record is left; the rule {last.rule!r} dropped the last"
+            f" {last.dropped} of {flow[0].before} {flow[0].unit}"
+        )
     repeated = frame["record"][frame["record"].duplicated()]
     if len(repeated):
         raise InputError(f"{source.name}: record {repeated.iloc[0]!r} occurs more than once")
