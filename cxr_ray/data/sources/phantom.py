@@ -24,7 +24,7 @@ from cxr_ray.data.sources.phantom_images import jpeg, render
 from cxr_ray.data.sources.phantom_tables import PhantomTables, phantom_tables, report_texts
 from cxr_ray.data.sources.source import Root
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 
 
 def recipe_hash(config: PhantomConfig) -> str:
