@@ -24,19 +24,39 @@ class Tokenize(Protocol):
 def train_wordpiece(texts: Iterable[str], vocabulary: int, folder: Path) -> None:
     """Train an uncased WordPiece as BERT's (Devlin et al. 2019) and write it to ``folder``.
 
-    The vocabulary is report text: it must stay under ``prepared/``.
+    The same texts give the same file in every process. The vocabulary is report text: it must stay
+    under ``prepared/``.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = list(texts)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words = {
+        word
+        for text in texts
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    }
+    first = sorted({letter for word in words for letter in word})
+    continuing = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    # The trainer numbers letters in the order of a randomly seeded hash map and breaks ties by
+    # those numbers; tokens that are named beforehand keep theirs.
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=_SPECIAL, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=[*_SPECIAL, *first, *continuing],
+        limit_alphabet=len(first),
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    draft = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    draft.normalizer, draft.pre_tokenizer = normalizer, splitter
+    draft.train_from_iterator(texts, trainer)
+
+    known = draft.get_vocab(with_added_tokens=False)
+    tokenizer = Tokenizer(models.WordPiece(known, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens(_SPECIAL)
     tokenizer.post_processor = processors.BertProcessing(
-        ("[SEP]", tokenizer.token_to_id("[SEP]")), ("[CLS]", tokenizer.token_to_id("[CLS]"))
+        ("[SEP]", known["[SEP]"]), ("[CLS]", known["[CLS]"])
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / TOKENIZER_FILE))
