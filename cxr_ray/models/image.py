@@ -147,7 +147,11 @@ def _load_weights(backbone: nn.Module, encoder: str, weights: str) -> None:
         )
     state = {name: value for name, value in state.items() if not name.startswith("fc.")}
     expected = {name for name in backbone.state_dict() if not name.startswith("fc.")}
-    missing, extra = sorted(expected - set(state)), sorted(set(state) - expected)
+    # torchvision's published files are older than batch-norm's counters, which only a momentum of
+    # None would read.
+    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    missing = sorted(expected - counters - set(state))
+    extra = sorted(set(state) - expected)
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has the unknown {extra[0]}"
         raise InputError(
