@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 IMAGES_FILE = "images.npy"
 CHUNK = 128
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    NotImplementedError,
+    Image.DecompressionBombError,
+)
 
 
 def decode_image(content: bytes, size: int) -> NDArray[np.uint8]:
@@ -31,8 +37,8 @@ def decode_image(content: bytes, size: int) -> NDArray[np.uint8]:
 
     Raises
     ------
-    OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError
-        As Pillow does for content that is no image or is cut off.
+    OSError, SyntaxError, ValueError, NotImplementedError, PIL.Image.DecompressionBombError
+        As Pillow does for content that is no image, is cut off or of a kind that it cannot read.
     """
     with Image.open(io.BytesIO(content)) as image:
         image.draft("L", (size, size))
