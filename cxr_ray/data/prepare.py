@@ -8,6 +8,7 @@ modality the arm reads, so that all models see the same patients.
 import hashlib
 import hmac
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
 FLOW_FILE = "selection_flow.json"
+ROWS_FILE = "rows.sha256"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many of it are done, and how many there are."""
@@ -128,6 +130,7 @@ def _prepare_cohort(
     cohort = select_cohort(source, config, check_files=not cohort_only)
     frame = cohort.frame.reset_index(drop=True)
     frame.insert(0, "row", np.arange(len(frame)))
+    _drop_other_rows(folder, frame)
     progress("selecting the cohort", 1, 1)
 
     faults: dict[int, str] = {}
@@ -162,7 +165,8 @@ def _prepare_cohort(
         raise InputError(
             f"data.max_bad_share: {len(faults)} of {len(frame)} records cannot be read, more than "
             f"the share {config.data.max_bad_share:g}; the first is record "
-            f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}"
+            f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}; raise the share, or "
+            f"mend the files and remove {folder}"
         )
     _write_cohort(storage, source, config, keys, cohort, kept, flow, faults, frame)
 
@@ -223,7 +227,7 @@ def _prepare_packs(
 ) -> None:
     if keys.image is not None and not (folder / f"images-{keys.image}").is_dir():
         # Rows in the packs are those of the selection, bad records included.
-        frame = _selected(source, config)
+        frame = _selected(folder, source, config)
         faults = _decode_images(folder, source, frame, keys.image, config, fan_out, progress)
         bad = len(set(faults) & set(read_cohort(folder)["row"]))
         if bad:
@@ -234,15 +238,40 @@ def _prepare_packs(
     if keys.text is not None and not (folder / f"text-{keys.text}").is_dir():
         reports = folder / text_pack.REPORTS_FOLDER
         if not reports.is_dir():
-            _read_reports(folder, source, _selected(source, config), fan_out, progress)
+            _read_reports(folder, source, _selected(folder, source, config), fan_out, progress)
         _tokenize(folder, config, keys, fan_out, progress)
 
 
-def _selected(source: "Source", config: ExperimentConfig) -> "pd.DataFrame":
+def _selected(folder: Path, source: "Source", config: ExperimentConfig) -> "pd.DataFrame":
+    """Select a prepared cohort's records again, for the files that they name.
+
+    Raises
+    ------
+    InputError
+        If files have come or gone since, so that rows would stand for other records.
+    """
     from cxr_ray.data.cohort import select_cohort
 
     source.ensure_written()
-    return select_cohort(source, config).frame.reset_index(drop=True)
+    frame = select_cohort(source, config).frame.reset_index(drop=True)
+    cohort = read_cohort(folder)
+    again = frame["record"].reindex(cohort["row"]).to_numpy(dtype=object)
+    if not np.array_equal(again, cohort["record"].to_numpy(dtype=object)):
+        raise InputError(
+            f"{folder}: it was prepared from other files than {source.name} holds now; remove this "
+            "folder to prepare it anew"
+        )
+    return frame
+
+
+def _drop_other_rows(folder: Path, frame: "pd.DataFrame") -> None:
+    """Drop what an interrupted preparation left, if files have come or gone since."""
+    rows = frame[["record", "image", "report"]].to_csv()
+    path, found = folder / ROWS_FILE, hashlib.sha256(rows.encode()).hexdigest()
+    if path.exists() and path.read_text() != found:
+        for left in (*folder.glob("images-*"), *folder.glob(f"{text_pack.REPORTS_FOLDER}*")):
+            shutil.rmtree(left)
+    write_whole(path, found)
 
 
 def read_cohort(folder: Path) -> "pd.DataFrame":
