@@ -12,7 +12,7 @@ from cxr_ray.errors import InputError
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage folder; ``prepared/`` and what is trained from it are readable by the owner only."""
+    """A storage folder; data and what is trained from it are readable by the owner only."""
 
     root: Path
 

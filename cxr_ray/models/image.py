@@ -192,9 +192,17 @@ def _augmentation(config: ImageConfig) -> Callable[[Tensor], Tensor] | None:
 
     def augment(image: Tensor) -> Tensor:
         count = len(image)
-        like = {"device": image.device, "dtype": image.dtype}
-        angle = (torch.rand(count, **like) * 2 - 1) * torch.pi / 180 * config.rotate
-        shift = (torch.rand(count, 2, **like) * 2 - 1) * 2 * config.shift
+        angle = (
+            (torch.rand(count, device=image.device, dtype=image.dtype) * 2 - 1)
+            * torch.pi
+            / 180
+            * config.rotate
+        )
+        shift = (
+            (torch.rand(count, 2, device=image.device, dtype=image.dtype) * 2 - 1)
+            * 2
+            * config.shift
+        )
         cos, sin = angle.cos(), angle.sin()
         matrix = torch.stack(
             [

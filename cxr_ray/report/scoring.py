@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from cxr_ray.config.identity import EVALUATION_VERSION
 from cxr_ray.config.schema import EvaluationConfig
-from cxr_ray.evaluation.delong import auroc_interval
+from cxr_ray.evaluation.confusion import confusion_rows
 from cxr_ray.evaluation.heads import additive_parts
+from cxr_ray.evaluation.intervals import metric_intervals
 from cxr_ray.evaluation.metrics import score_predictions
-from cxr_ray.evaluation.sensitivity import permutation_test
+from cxr_ray.evaluation.sensitivity import Modality, permutation_test
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
 from cxr_ray.storage import write_whole
@@ -24,6 +26,7 @@ from cxr_ray.storage import write_whole
 SCORES_FILE = "scores.json"
 FIGURES_FOLDER = "figures"
 TEST_SETS = ("own", "full")
+AT_VAL = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy", "mcc")
 
 
 def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> dict[str, Any]:
@@ -48,10 +51,14 @@ def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> di
         if scores["recipe"] == recipe:
             return scores
     predictions = read_predictions(folder)
+    # Every draw derives from the experiment, so that scoring again gives the same figures.
+    identity = int(read_result(folder)["experiment_id"], 16)
     scores = {
         "recipe": recipe,
-        "test_sets": {name: _score_test_set(predictions, name, config) for name in TEST_SETS},
-        "sensitivity": _sensitivity(folder, predictions, config),
+        "test_sets": {
+            name: _score_test_set(predictions, name, config, identity) for name in TEST_SETS
+        },
+        "sensitivity": _sensitivity(folder, predictions, config, identity),
         "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
     }
     if figures:
@@ -86,34 +93,36 @@ def draw_figures(folder: Path, predictions: Predictions) -> None:
 
 
 def _score_test_set(
-    predictions: Predictions, test_set: str, config: EvaluationConfig
+    predictions: Predictions, test_set: str, config: EvaluationConfig, identity: int
 ) -> dict[str, Any]:
     """Score one test set at .5 and at the threshold chosen on the matching validation set."""
     rows = predictions.rows("test", test_set)
     label, logit = predictions.label[rows], predictions.logit[rows]
     chance = predictions.probability[rows]
     figures = score_predictions(label, chance, score=logit, ece_bins=config.ece_bins)
-    interval = auroc_interval(label, logit, groups=predictions.group[rows])
+    intervals = metric_intervals(
+        label,
+        chance,
+        score=logit,
+        groups=predictions.group[rows],
+        n_resamples=config.bootstrap,
+        fixed_ratio=not bool(rows[predictions.part == "test"].all()),
+        rng=np.random.default_rng([identity, TEST_SETS.index(test_set), 0x5C]),
+    )
     val = predictions.rows("val", test_set)
     chosen = f1_operating_point(predictions.label[val], predictions.logit[val]).threshold
-    at_val = score_predictions(
-        label, (logit >= chosen).astype(float), score=logit, ece_bins=config.ece_bins
-    )
-    by_threshold = ("accuracy", "precision", "recall", "f1", "balanced_accuracy", "mcc")
-    found = {
-        "n": len(label),
-        "n_positive": int(label.sum()),
-        **figures,
-        "auroc_low": interval.low,
-        "auroc_high": interval.high,
-        "threshold_at_val": 1 / (1 + math.exp(-chosen)),
-        **{f"{name}_at_val": at_val[name] for name in by_threshold},
-    }
+    at_val = confusion_rows(label, logit[None], chosen)
+    found = {"n": len(label), "n_positive": int(label.sum()), **figures}
+    for name, interval in intervals.items():
+        found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
+    found["threshold_at_val"] = float(expit(chosen))
+    for name in AT_VAL:
+        found[f"{name}_at_val"] = float(getattr(at_val, name)[0])
     return {name: None if _is_nan(value) else value for name, value in found.items()}
 
 
 def _sensitivity(
-    folder: Path, predictions: Predictions, config: EvaluationConfig
+    folder: Path, predictions: Predictions, config: EvaluationConfig, identity: int
 ) -> list[dict[str, Any]]:
     """Permute each modality of a multimodal model on the full test set."""
     features = read_features(folder)
@@ -126,9 +135,9 @@ def _sensitivity(
         features["head.linear.weight"],
         features["head.linear.bias"],
     )
-    identity = int(read_result(folder)["experiment_id"], 16)
     found: list[dict[str, Any]] = []
-    for number, modality in enumerate(("image", "text")):
+    modalities: tuple[Modality, ...] = ("image", "text")
+    for number, modality in enumerate(modalities):
         test = permutation_test(
             image,
             text,

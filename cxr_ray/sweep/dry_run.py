@@ -8,7 +8,7 @@ from typing import Any
 from cxr_ray.data.prepare import FLOW_FILE, MANIFEST, is_prepared, read_manifest
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
-from cxr_ray.sweep.preparation import PAPER_NEGATIVE, PAPER_POSITIVE, format_flow
+from cxr_ray.sweep.preparation import describe_counts
 from cxr_ray.sweep.resources import count_slots
 from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 
@@ -35,15 +35,7 @@ def describe_plan(options: SweepOptions) -> str:
     )
     lines = [f"study {planned.study_name}: {planned.grid.title}"]
     for cohort, (manifest, flow) in counted.items():
-        lines += ["", f"cohort {cohort}", format_flow(flow)]
-        if manifest["source"] == "mimic":
-            lines.append(
-                f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative"
-            )
-        lines += [
-            f"{part}: {counts['n']} records, {counts['n_positive']} positive"
-            for part, counts in manifest["parts"].items()
-        ]
+        lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
     width = max(len(member.name) for member in plan.members)
     lines += ["", f"{len(plan.members)} experiments"]
     for member in plan.members:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,8 @@ class PreparedCohort:
     flow: list[dict[str, Any]]
 
     def describe(self) -> str:
-        """Print the selection flow beside the paper's counts, and the parts."""
-        lines = [format_flow(self.flow)]
-        if self.manifest["source"] == "mimic":
-            lines.append(
-                f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative"
-            )
-        lines += [
-            f"{part}: {counts['n']} records, {counts['n_positive']} positive"
-            for part, counts in self.manifest["parts"].items()
-        ]
-        return "\n".join([*lines, f"cohort: {self.folder}"])
+        """Lay out what was selected and where it lies."""
+        return f"{describe_counts(self.manifest, self.flow)}\ncohort: {self.folder}"
 
 
 def prepare_cohort(
@@ -90,7 +81,19 @@ def prepare_cohort(
     return PreparedCohort(folder, read_manifest(place, cohort), flow)
 
 
-def format_flow(flow: Sequence[dict[str, Any]]) -> str:
+def describe_counts(manifest: Mapping[str, Any], flow: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out a selection flow, the paper's counts beside a MIMIC one, and the parts."""
+    lines = [format_flow(flow)]
+    if manifest["source"] == "mimic":
+        lines.append(f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative")
+    lines += [
+        f"{part}: {counts['n']} records, {counts['n_positive']} positive"
+        for part, counts in manifest["parts"].items()
+    ]
+    return "\n".join(lines)
+
+
+def format_flow(flow: Sequence[Mapping[str, Any]]) -> str:
     """Lay a selection flow out as a table, a line a rule."""
     width = max(len(step["rule"]) for step in flow)
     lines = [f"{'rule':{width}}  {'dropped':>9}  {'left':>9}  {'positive':>9}  {'negative':>9}"]

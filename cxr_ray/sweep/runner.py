@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from cxr_ray.errors import TrialError, TrialStopped
+from cxr_ray.errors import InputError, TrialError, TrialStopped
 from cxr_ray.lease import Heartbeat, acquire_lease
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member
@@ -45,15 +45,19 @@ class TrialEvent:
 
 def start_ray(address: str | None) -> None:
     """Start a local Ray, or join the cluster at ``address``."""
-    quiet = {"include_dashboard": False, "num_cpus": len(os.sched_getaffinity(0))}
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        resources=None if address else {"trial": float(10**4)},
-        **({} if address else quiet),
-    )
+    local: dict[str, Any] = {}
+    if address is None:
+        local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            **local,
+        )
+    except ConnectionError as error:
+        raise InputError(f"--address {address}: no Ray cluster answers there") from error
 
 
 def missing_members(storage: Storage, members: Iterable[Member]) -> list[Member]:
@@ -121,8 +125,9 @@ def _tune(
     """Run jobs as Tune trials and return the reasons of those that failed."""
     follow = _Follow(members, on_event)
     if need.workers > 1:
-        # The worker group holds the CPUs; a driver that held one too could starve it for ever.
-        resources: dict[str, float] = {"cpu": 0, "trial": 1}
+        # The worker group holds the CPUs; a driver that held one too could starve it for ever, so
+        # it takes a sliver of a resource that every head node has.
+        resources: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
     else:
         resources = {"cpu": need.cpus_per_worker, "gpu": need.gpus_per_worker}
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-", ignore_cleanup_errors=True) as folder:

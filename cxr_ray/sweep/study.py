@@ -1,4 +1,4 @@
-"""A study's record: its members, what they were made from, and how the ones without result ended."""
+"""A study's record: its members, what they were made from, and how those without result ended."""
 
 import json
 import uuid

@@ -52,19 +52,19 @@ class Listener(Protocol):
     """Is told how a sweep goes, and draws it."""
 
     def planned(self, plan: Plan, missing: int) -> None:
-        """The plan is made; so many trials are missing."""
+        """Tell the plan, and how many of its trials are missing."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
-        """A step of the preparation went on."""
+        """Tell that a step of the preparation went on."""
 
     def trial(self, event: "TrialEvent") -> None:
-        """Something happened to a trial."""
+        """Tell that something happened to a trial."""
 
     def phase(self, what: str) -> None:
-        """A phase without steps began."""
+        """Tell that a phase without steps began."""
 
     def warn(self, sentence: str) -> None:
-        """Something is not as it should be, and the sweep goes on."""
+        """Tell what is not as it should be while the sweep goes on."""
 
 
 @dataclass(frozen=True)
@@ -282,8 +282,8 @@ class _Tracking:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True)
-        for call in [self._tracker, *self._calls]:
-            error = call.exception()
+        errors = [self._tracker.exception(), *(call.exception() for call in self._calls)]
+        for error in errors:
             if error is not None and self.problem is None:
                 lines = str(error).strip().splitlines()
                 self.problem = lines[0] if lines else type(error).__name__

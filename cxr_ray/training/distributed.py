@@ -34,7 +34,9 @@ def run_distributed(job: Job) -> None:
             ),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             run_config=RunConfig(
-                name=job.experiment_id, storage_path=folder, callbacks=[TuneReportCallback()]
+                name=job.experiment_id,
+                storage_path=folder,
+                callbacks=[TuneReportCallback()],  # type: ignore[list-item]
             ),
         )
         try:

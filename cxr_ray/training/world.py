@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class World:
-    """This process's rank among ``size`` workers, and the device it computes on."""
+    """One process's rank among ``size`` workers, and the device it computes on."""
 
     rank: int = 0
     size: int = 1
