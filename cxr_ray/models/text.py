@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cxr_ray.config.schema import TextConfig
 from cxr_ray.data.tokenization import missing_encoder
+from cxr_ray.errors import InputError
 
 
 class TextEncoder(nn.Module):
@@ -52,6 +53,7 @@ def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
 
 def _load_pretrained(name: str) -> nn.Module:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
     try:
@@ -63,4 +65,6 @@ def _load_pretrained(name: str) -> nn.Module:
         )
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "checkpoint") from error
+    except SafetensorError as error:
+        raise InputError(f"text.encoder {name}: no whole safetensors file") from error
     return model
