@@ -165,8 +165,8 @@ def _prepare_cohort(
         raise InputError(
             f"data.max_bad_share: {len(faults)} of {len(frame)} records cannot be read, more than "
             f"the share {config.data.max_bad_share:g}; the first is record "
-            f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}; raise the share, or "
-            f"mend the files and remove {folder}"
+            f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}; raise the share, "
+            f"or mend the files and remove {folder}"
         )
     _write_cohort(storage, source, config, keys, cohort, kept, flow, faults, frame)
 
