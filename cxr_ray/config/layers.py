@@ -18,6 +18,13 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
 
 PROFILES = ("demo", "tiny", "paper")
+# pydantic's own sentences for these speak of what it does inside.
+_PLAINER = {
+    "finite_number": "should be a finite number",
+    "missing": "has too few entries",
+    "too_short": "should have at least {min_length} entry",
+    "too_long": "should have at most {max_length} entries",
+}
 
 
 @dataclass(frozen=True)
@@ -46,16 +53,30 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, Any]:
     return {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in flat.items()}
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Loads plain values, and refuses a name given twice where YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = set()
+        for key, _ in node.value:
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value} is given twice", key.start_mark
+                )
+            names.add(key.value if isinstance(key.value, str) else None)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
     """Parse a YAML mapping safely.
 
     Raises
     ------
     InputError
-        If ``text`` is no YAML or no mapping; ``origin`` names the file.
+        If ``text`` is no YAML, no mapping or names something twice; ``origin`` names the file.
     """
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _OnceLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
@@ -86,7 +107,8 @@ def load_profile(name: str) -> Layer:
     path = Path(name)
     if not path.is_file():
         raise InputError(
-            f"--profile {name}: neither a shipped profile ({', '.join(PROFILES)}) nor a YAML file"
+            f"--profile {name}: neither a shipped profile ({', '.join(PROFILES)}) "
+            f"nor a YAML file{did_you_mean(name, PROFILES)}"
         )
     return Layer(f"profile {name}", flatten(read_yaml_file(path)[0]))
 
@@ -170,6 +192,7 @@ def _sentence(error: ErrorDetails, layer: Layer) -> str:
     while name and name not in known and not any(f.startswith(f"{name}.") for f in known):
         name = name.rpartition(".")[0]
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    problem = _PLAINER.get(error["type"], problem).format(**error.get("ctx", {}))
     found = layer.values.get(name, error["input"])
     found = f" is {found!r}" if name in known else ""
     return f"{name}{found} (from {layer.origin}): {problem}"

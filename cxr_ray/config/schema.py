@@ -2,7 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Modality = Literal["image", "text"]
 Stage = Literal["conv1", "layer1", "layer2", "layer3", "layer4"]
@@ -22,6 +31,10 @@ def _in_order(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
     return tuple(sorted(modalities))
 
 
+def _once_in_order(modalities: tuple[Modality, ...] | None) -> tuple[Modality, ...] | None:
+    return None if modalities is None else tuple(sorted(set(modalities)))
+
+
 def _stages(value: object) -> object:
     return STAGES if value == "all" else () if value == "none" else _one_or_many(value)
 
@@ -29,7 +42,20 @@ def _stages(value: object) -> object:
 class Section(BaseModel):
     """A part of the config: unknown fields are refused and values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        # pydantic would read true as 1; text stays welcome, since YAML reads 1e-3 as text.
+        if (
+            isinstance(value, bool)
+            and cls.model_fields[str(info.field_name)].annotation is not bool
+        ):
+            raise ValueError("should not be true or false")
+        return value
 
 
 class SplitConfig(Section):
@@ -53,7 +79,9 @@ class DataConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     majority_share: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    require: Annotated[tuple[Modality, ...] | None, BeforeValidator(_one_or_many)] = None
+    require: Annotated[
+        tuple[Modality, ...] | None, BeforeValidator(_one_or_many), AfterValidator(_once_in_order)
+    ] = None
     split: SplitConfig = SplitConfig()
 
 
