@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ _LOSS_FIELDS = {
     "logit_adjusted": {"kind", "tau"},
 }
 _SCRATCH_FIELDS = {"layers", "width", "heads", "vocabulary", "dropout"}
-_WEIGHT_FILES = ("*.safetensors", "*.bin", "config.json")
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_MODEL_FILES = (*_WEIGHT_FILES, "config.json")
 _TOKENIZER_FILES = ("tokenizer*.json", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
@@ -81,7 +83,7 @@ def tokenizer_key(cohort: str, text: TextConfig) -> str | None:
     """Key of the tokenizer, or None where the named local folder is absent."""
     if text.encoder == "scratch":
         return digest({"cohort": cohort, "wordpiece": text.vocabulary})
-    files = fingerprint_weights(text.encoder, _TOKENIZER_FILES)
+    files = fingerprint_weights(text.encoder, _TOKENIZER_FILES, needed=_TOKENIZER_FILES)
     return None if files is None else digest({"files": files})
 
 
@@ -114,12 +116,14 @@ def experiment_id(config: ExperimentConfig, keys: DataKeys) -> str | None:
     """Id of a fully specified model, or None while local weights that it names are absent."""
     recipe = recipe_read(config)
     for modality, field in (("image", "weights"), ("text", "encoder")):
-        if modality in recipe:
-            name = recipe[modality][field]
-            weights = fingerprint_weights(name) if name is not None else "random"
-            if weights is None:
-                return None
-            recipe[modality][field] = weights
+        name = recipe.get(modality, {}).get(field)
+        if name is None or (modality, name) == ("text", "scratch"):
+            continue
+        # torchvision's weights have one name; whatever else an image encoder names is a file.
+        weights = fingerprint_weights(name, public=modality == "text" or name == "imagenet")
+        if weights is None:
+            return None
+        recipe[modality][field] = weights
     if "text" in recipe and keys.text is None:
         return None
     packs = [keys.cohort, keys.image, keys.text]
@@ -144,7 +148,7 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
         recipe["fusion"]["kind"] = config.fusion.kind
     if "image" in reads:
         recipe["image"] = config.image.model_dump(mode="json")
-        recipe["image"]["freeze"] = sorted(config.image.freeze)
+        recipe["image"]["freeze"] = sorted(set(config.image.freeze))
     if "text" in reads:
         trained_here = config.text.encoder == "scratch"
         exclude = set() if trained_here else _SCRATCH_FIELDS
@@ -152,22 +156,41 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
     return recipe
 
 
-def fingerprint_weights(name: str, patterns: tuple[str, ...] = _WEIGHT_FILES) -> str | None:
+def fingerprint_weights(
+    name: str,
+    patterns: tuple[str, ...] = _MODEL_FILES,
+    *,
+    needed: tuple[str, ...] = _WEIGHT_FILES,
+    public: bool = True,
+) -> str | None:
     """Identify weights by content where they are local files, else by their public name.
+
+    Parameters
+    ----------
+    patterns
+        The files of a folder that count.
+    needed
+        The files of which a folder must hold one.
+    public
+        Whether ``name`` may be a hub or torchvision name.
 
     Returns
     -------
     The sha256 of a local file or of a folder's files that match ``patterns``; ``name`` itself for
-    a hub or torchvision name; None for a local path at which nothing lies.
+    a hub or torchvision name; None for a local path at which nothing that is needed lies.
     """
+    if name == "imagenet":
+        return name
     path = Path(name).expanduser()
     if path.is_file():
         return _sha256(path)
     if path.is_dir():
+        if not any(True for pattern in needed for _ in path.glob(pattern)):
+            return None
         files = sorted({file for pattern in patterns for file in path.glob(pattern)})
-        return digest({file.name: _sha256(file) for file in files}) if files else None
-    looks_local = name.startswith((".", "/", "~", "\\")) or path.suffix in {".pth", ".safetensors"}
-    return None if looks_local else name
+        return digest({file.name: _sha256(file) for file in files})
+    looks_local = name.startswith((".", "/", "~", "\\"))
+    return name if public and not looks_local else None
 
 
 def _split(config: ExperimentConfig) -> dict[str, Any]:
@@ -177,5 +200,12 @@ def _split(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
+    state = path.stat()
+    return _sha256_of(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, size: int, modified: int) -> str:
+    """Hash a file once, however many experiments name it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
