@@ -167,9 +167,12 @@ def expand(
         if field == "train.seed" and seeds > 1:
             raise InputError("--set train.seed: --seeds varies this field; give one of the two")
     wanted = _wanted_levels(grid, only)
-    # Each layer is checked on its own even when the first experiments do not reach a level.
     base = [profile, grid.base, overrides]
     resolve(base)
+    # Every level is checked, also where --only leaves it out.
+    for axis, levels_of_axis in grid.axes.items():
+        for level, values in levels_of_axis.items():
+            resolve([*base, Layer(f"level {axis}={level}", values)])
     experiments = []
     for names in itertools.product(*wanted.values()):
         levels = dict(zip(wanted, names, strict=True))
@@ -195,7 +198,10 @@ def _wanted_levels(grid: Grid, only: Sequence[str]) -> dict[str, list[str]]:
             raise InputError(f"--only {pair}: should be axis=level, for example modality=image")
         _check_level(grid.axes, axis, level, f"--only {pair}")
         chosen.setdefault(axis, []).append(level)
-    return {axis: chosen.get(axis, list(levels)) for axis, levels in grid.axes.items()}
+    return {
+        axis: [level for level in levels if level in chosen.get(axis, levels)]
+        for axis, levels in grid.axes.items()
+    }
 
 
 def _check_level(axes: Mapping[str, Mapping[str, Any]], axis: str, level: str, where: str) -> None:
