@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cxr_ray.config.identity import DataKeys, cohort_key, data_keys, digest, experiment_id
+from cxr_ray.config.identity import (
+    DataKeys,
+    cohort_key,
+    data_keys,
+    digest,
+    experiment_id,
+    fingerprint_weights,
+    tokenizer_key,
+)
 from cxr_ray.config.layers import Layer
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.sources import open_source
@@ -132,8 +140,9 @@ def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> P
     kept, left_out = [], list(plan.left_out)
     for member in plan.members:
         counted = manifests[member.keys.cohort]
-        positive = counted["positive"] / counted["records"]
-        natural, share = max(positive, 1 - positive), member.config.data.majority_share
+        records, positive = counted["records"], counted["positive"]
+        natural = max(positive, records - positive) / records
+        share = member.config.data.majority_share
         if share is not None and share > natural:
             reason = f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
             left_out.append(LeftOut(member.name, reason))
@@ -159,20 +168,21 @@ def _check_overrides(overrides: Layer, source: "Source") -> None:
         if section == "cohort" and name not in source.reads:
             reads = ", ".join(sorted(source.reads)) or "none"
             raise InputError(
-                f"--set {field}: {source.kind} data does not read it; the cohort fields that it "
-                f"reads: {reads}"
+                f"{field} is set, and {source.kind} data does not read it; the cohort fields that "
+                f"it reads: {reads}"
             )
         if section == "phantom" and source.kind != "phantom":
-            raise InputError(f"--set {field}: only --data phantom reads it, not {source.kind}")
+            raise InputError(f"{field} is set, and only --data phantom reads it, not {source.kind}")
 
 
 def _absent_weights(config: ExperimentConfig) -> str:
-    from cxr_ray.config.identity import fingerprint_weights
-
-    if "text" in config.fusion.modalities and fingerprint_weights(config.text.encoder) is None:
+    encoder = config.text.encoder
+    found = fingerprint_weights(encoder), tokenizer_key("", config.text)
+    if "text" in config.fusion.modalities and encoder != "scratch" and None in found:
+        lacks = "no such folder" if found == (None, None) else "files are missing in this folder"
         return (
-            f"text.encoder {config.text.encoder}: no such folder; it should hold config.json, "
-            "model.safetensors and tokenizer.json"
+            f"text.encoder {encoder}: {lacks}; it should hold config.json, model.safetensors and "
+            "tokenizer.json"
         )
     return (
         f"image.weights {config.image.weights}: no such file; it should be a .pth or .safetensors "

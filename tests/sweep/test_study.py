@@ -1,0 +1,126 @@
+import json
+
+import pytest
+from small_studies import SEARCH_SPACES, FakeSource, experiments_of, plan_of
+
+from cxr_ray.errors import InputError
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.grid import load_grid
+from cxr_ray.sweep.study import check_name, check_study, open_study
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage.open(str(tmp_path / "runs"))
+
+
+@pytest.fixture
+def plan(monkeypatch, storage):
+    """Make a plan over paper12, or a part of it, or over other data."""
+
+    def make(only=(), overrides=None, **source):
+        grid = load_grid(SEARCH_SPACES / "paper12.yaml")
+        experiments = experiments_of(grid, overrides, only=only)
+        return plan_of(monkeypatch, storage, experiments, FakeSource(**source))
+
+    return make
+
+
+def opened(storage, plan, name="first", profile="demo", grid_text="axes: …"):
+    return open_study(
+        storage,
+        name,
+        plan,
+        profile=profile,
+        grid_name="paper12",
+        grid_text=grid_text,
+        title="Which is best?",
+        data="table:x.yaml",
+        command="python launch/sweep.py",
+        git_commit=None,
+    )
+
+
+def read(study):
+    return json.loads((study.folder / "study.json").read_text())
+
+
+def test_a_new_study_records_its_members_and_what_they_were_made_from(storage, plan):
+    planned = plan(content="7" * 64)
+    record = read(opened(storage, planned))
+    assert record["data_key"] == planned.data_key
+    assert (record["profile"], record["grid_text"]) == ("demo", "axes: …")
+    ids = [each["experiment_id"] for each in record["members"]]
+    assert ids == [each.id for each in planned.members]
+    assert record["members"][3] == {
+        "experiment_id": ids[3],
+        "name": "multimodal-sub75-focal",
+        "modality": "multimodal",
+        "dataset": "sub75",
+        "loss": "focal",
+        "seed": 0,
+        "further": {},
+    }
+
+
+def test_what_was_left_out_is_recorded_with_its_reason(storage, plan):
+    record = read(opened(storage, plan(modalities=("image",), default=("image",))))
+    assert len(record["members"]) == 4
+    assert {each["reason"] for each in record["left_out"]} == {"clinic has no text"}
+
+
+def test_opening_a_study_again_keeps_its_uuid(storage, plan):
+    first, again = opened(storage, plan()), opened(storage, plan())
+    assert first.uuid == again.uuid == check_study(storage, "first", plan(), "demo")
+    assert opened(storage, plan(), name="second").uuid != first.uuid
+
+
+def test_an_edited_grid_or_override_makes_the_study_the_new_product(storage, plan):
+    first = opened(storage, plan())
+    again = opened(storage, plan(only=["modality=text"]), grid_text="axes: …, edited")
+    assert again.uuid == first.uuid
+    assert len(read(again)["members"]) == 4
+    other = opened(storage, plan(overrides={"train.lr": 0.5}))
+    assert other.uuid == first.uuid
+    assert {each["experiment_id"] for each in read(other)["members"]}.isdisjoint(
+        each["experiment_id"] for each in first.record["members"]
+    )
+
+
+def test_the_name_of_a_study_on_other_data_is_refused(storage, plan):
+    opened(storage, plan())
+    with pytest.raises(InputError) as caught:
+        opened(storage, plan(content="1" * 64))
+    assert str(caught.value) == (
+        "study first in this storage was made with other data; give this one a name of its own "
+        "with --study"
+    )
+
+
+def test_the_name_of_a_study_with_another_profile_is_refused(storage, plan):
+    before = read(opened(storage, plan()))
+    with pytest.raises(InputError, match="made with the profile demo; .* --study"):
+        opened(storage, plan(), profile="paper")
+    assert json.loads((storage.studies / "first" / "study.json").read_text()) == before
+
+
+def test_a_study_that_is_not_there_has_no_uuid_and_checking_writes_nothing(storage, plan):
+    assert check_study(storage, "first", plan(), "demo") is None
+    assert list(storage.studies.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "a\nb", "a\0b"])
+def test_a_study_name_is_a_plain_folder_name(name):
+    with pytest.raises(InputError, match="should be a plain name"):
+        check_name(name)
+
+
+def test_failed_trials_are_remembered_until_they_finish(storage, plan):
+    study = opened(storage, plan())
+    assert study.ended() == {}
+    study.write_failed("abc", "the loss is not finite")
+    study.write_failed("def", "killed")
+    assert study.ended()["abc"] == {"status": "failed", "reason": "the loss is not finite"}
+    study.forget_failed("abc")
+    study.forget_failed("abc")
+    assert list(study.ended()) == ["def"]
