@@ -32,8 +32,10 @@ def count_slots(
     Raises
     ------
     InputError
-        If not even one fits; names what it needs and what there is.
+        If not even one fits; names what it needs and what there is. For a limit under 1.
     """
+    if max_concurrent is not None and max_concurrent < 1:
+        raise InputError(f"--max-concurrent {max_concurrent}: should be at least 1")
     slots = max_concurrent or 10**6
     for unit, each in (("CPU", float(need.cpus_per_worker)), ("GPU", need.gpus_per_worker)):
         wanted, there = need.workers * each, cluster.get(unit, 0.0)
