@@ -102,10 +102,14 @@ class Heartbeat:
         self._folders.discard(folder)
 
     def _beat(self) -> None:
+        here = socket.gethostname(), os.getpid()
         while not self._stop.wait(HEARTBEAT_SECONDS):
             for folder in tuple(self._folders):
-                with contextlib.suppress(FileNotFoundError):
-                    os.utime(folder / LEASE_FILE)
+                # A lease lost meanwhile is its new holder's to keep fresh.
+                lease = read_lease(folder)
+                if lease is not None and (lease.host, lease.pid) == here:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.utime(folder / LEASE_FILE)
 
 
 @contextlib.contextmanager
