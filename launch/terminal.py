@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
         code = main(options)
     except (InputError, TrialError, OSError, KeyboardInterrupt) as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         if isinstance(error, KeyboardInterrupt):
             print("\ninterrupted; the same command continues", file=sys.stderr)
             sys.exit(FAILED)

@@ -1,0 +1,148 @@
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cxr_ray
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.py") if path.name != "terminal.py")
+TRAINING = {"torch", "torchvision", "ray", "mlflow", "transformers", "optuna"}
+HEAVY = TRAINING | {"pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic"}
+SECONDS = 2.0
+
+
+class Run:
+    """A finished script: what it said, how it ended, how long it took and what it imported."""
+
+    def __init__(self, folder, script, *options):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", str(LAUNCH / script), *options],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(Path(cxr_ray.__file__).parents[1])},
+            timeout=60,
+        )
+        self.seconds = time.monotonic() - began
+        self.code, self.out = done.returncode, done.stdout
+        lines = done.stderr.splitlines()
+        imports = [line for line in lines if line.startswith("import time:")]
+        self.err = "\n".join(line for line in lines if not line.startswith("import time:"))
+        self.imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in imports}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a script in an empty folder."""
+    return lambda script, *options: Run(tmp_path, script, *options)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_has_an_example_answers_at_once_and_imports_nothing_heavy(run, script):
+    done = run(script, "--help")
+    assert done.code == 0
+    assert f"python launch/{script}" in done.out
+    assert "--debug" in done.out
+    assert done.seconds < SECONDS
+    assert not done.imported & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--set", "train.lr=-1"], "train.lr is -1 (from --set): should be greater than 0"),
+        (["--set", "train.btch=3"], "train.btch (from --set) is no config field; did you mean tr"),
+        (["--set", "loss.kind=bce"], "--set loss.kind: axis loss of grid paper12 sets this field"),
+        (["--set", "cohort.rows=1", "text.heads=3"], "is not a multiple of heads 3"),
+        (["--profile", "papr"], "neither a shipped profile (demo, tiny, paper) nor a YAML file"),
+        (["--only", "modality=audio"], "audio is no level of axis modality"),
+        (["--seeds", "0"], "--seeds 0: should be at least 1"),
+        (
+            ["--data", "mymic:x"],
+            "--data: unknown kind 'mymic'; known: phantom, mimic, openi, table",
+        ),
+        (["--data", "mimic:absent"], "absent does not exist"),
+        (["--storage", "s3://bucket"], "--storage s3://bucket: object stores are not supported"),
+        (["--workers-per-trial", "0"], "--workers-per-trial 0: should be at least 1"),
+        (["--study", "a/b"], "--study a/b: should be a plain name"),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_one_line(run, tmp_path, options, sentence):
+    done = run("sweep.py", "--grid", "paper12", "--dry-run", *options)
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+    assert sentence in done.err
+    assert "\n" not in done.err
+    assert done.seconds < SECONDS
+    assert not done.imported & TRAINING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_grid_is_refused_with_the_shipped_names(run):
+    done = run("sweep.py", "--grid", "paper13")
+    assert done.code == 2
+    assert "paper12, ratios, text_views" in done.err
+    assert "did you mean paper12?" in done.err
+
+
+@pytest.mark.parametrize("script", ["prepare.py"])
+def test_every_script_refuses_bad_input_alike(run, script):
+    done = run(script, "--set", "data.seed=-1")
+    assert done.code == 2
+    assert done.err == "error: data.seed is -1 (from --set): should be greater than or equal to 0"
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(run):
+    done = run("sweep.py", "--grid", "paper12", "--set", "train.lr=-1", "--debug")
+    assert done.code == 2
+    assert "Traceback (most recent call last)" in done.err
+    assert done.err.splitlines()[-1].startswith("error: train.lr is -1")
+
+
+def test_a_dry_run_on_an_unprepared_phantom_names_all_twelve_and_writes_nothing(run, tmp_path):
+    done = run("sweep.py", "--grid", "paper12", "--profile", "tiny", "--dry-run")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0] == "profile tiny, data phantom"
+    planned = re.findall(r"^  (\S+) +([0-9a-f]{16})  to prepare and train$", done.out, re.M)
+    assert [name for name, _ in planned] == [
+        f"{modality}-{dataset}-{loss}"
+        for modality in ("multimodal", "image", "text")
+        for dataset in ("full", "sub75")
+        for loss in ("bce", "focal")
+    ]
+    assert len({identity for _, identity in planned}) == 12
+    assert not done.imported & TRAINING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_gives_the_same_ids_in_any_storage(run):
+    options = ("sweep.py", "--grid", "paper12", "--profile", "tiny", "--dry-run", "--storage")
+    assert run(*options, "one").out == run(*options, "two").out
+
+
+def test_a_dry_run_without_the_weights_says_which_ids_are_pending(run, tmp_path):
+    done = run(
+        *("sweep.py", "--grid", "paper12", "--profile", "paper", "--dry-run"),
+        *("--set", "phantom.patients=100", "phantom.positive_share=.2"),
+        *(f"text.encoder={tmp_path / 'bert'}", "image.weights=absent.pth"),
+    )
+    assert done.code == 0, done.err
+    assert done.out.count("id pending weights") == 12
+
+
+def test_a_share_out_of_reach_is_left_out_with_its_reason(run):
+    done = run(
+        *("sweep.py", "--grid", "ratios", "--profile", "tiny", "--dry-run"),
+        *("--set", "phantom.positive_share=.3"),
+    )
+    assert done.code == 0, done.err
+    assert (
+        "left out: multimodal-sub90-bce: its majority share 0.9 is above the cohort's" in done.out
+    )
+    assert "8 experiments" in done.out
