@@ -33,6 +33,14 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# No tables, log files or snapshots of Tune's own: what counts is in the trial folders.
+DRIVER_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+
 
 @dataclass(frozen=True)
 class TrialEvent:
@@ -45,6 +53,8 @@ class TrialEvent:
 
 def start_ray(address: str | None) -> None:
     """Start a local Ray, or join the cluster at ``address``."""
+    for name, value in DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     local: dict[str, Any] = {}
     if address is None:
         local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}

@@ -77,7 +77,12 @@ class Tracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             place = None if self._artifacts is None else (self._artifacts / name).as_uri()
-            self._experiment = self._client.create_experiment(name, artifact_location=place)
+            # The tag makes the UI open on runs and their comparison, not on language models.
+            self._experiment = self._client.create_experiment(
+                name,
+                artifact_location=place,
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
         else:
             self._experiment = experiment.experiment_id
         found: list[Run] = []
@@ -190,12 +195,15 @@ class Tracker:
 
 
 def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:
-    """Name a trial's final figures: ``test/…``, ``test_full/…`` and ``sensitivity/…``."""
+    """Name a trial's final figures: ``test/…``, ``test_full/…`` and ``sensitivity/…``.
+
+    Of the intervals only AUROC's is logged; the others are in the leaderboard.
+    """
     found = {
         f"{_TEST_PREFIX[test_set]}/{name}": value
         for test_set, figures in scores["test_sets"].items()
         for name, value in figures.items()
-        if value is not None
+        if value is not None and not (name.endswith(("_low", "_high")) and "auroc" not in name)
     }
     for row in scores["sensitivity"]:
         name = f"sensitivity/{row['perturbation']}/{row['metric']}"
