@@ -135,6 +135,9 @@ def parse_assignments(items: Iterable[str]) -> Layer:
 def resolve(layers: Sequence[Layer]) -> ExperimentConfig:
     """Apply ``layers`` in order over the defaults, checking after each.
 
+    Weights that lie in a local file or folder get its absolute path, since workers run in folders
+    of their own; ids do not depend on it.
+
     Raises
     ------
     InputError
@@ -151,7 +154,12 @@ def resolve(layers: Sequence[Layer]) -> ExperimentConfig:
             config = ExperimentConfig.model_validate(tree)
         except ValidationError as error:
             raise InputError(_sentence(error.errors()[0], layer)) from error
-    return config
+    image, text = config.image, config.text
+    if image.weights not in (None, "imagenet"):
+        image = image.model_copy(update={"weights": _located(str(image.weights))})
+    if text.encoder != "scratch":
+        text = text.model_copy(update={"encoder": _located(text.encoder)})
+    return config.model_copy(update={"image": image, "text": text})
 
 
 def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
@@ -164,6 +172,11 @@ def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> 
         else:
             names.append(f"{prefix}{name}")
     return names
+
+
+def _located(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def _check_name(name: str, origin: str) -> None:

@@ -124,6 +124,21 @@ def test_modalities_have_one_order_however_they_are_given():
     assert config.fusion.modalities == config.data.require == ("image", "text")
 
 
+def test_local_weights_get_their_absolute_path_since_workers_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("bert", "scratch", "imagenet"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "net.pth").write_bytes(b"")
+    for given_ in ("bert", "./bert", "~/bert"):
+        assert configured(f"text.encoder={given_}").text.encoder == str(tmp_path / "bert")
+    assert configured("image.weights=net.pth").image.weights == str(tmp_path / "net.pth")
+    for unchanged in ("text.encoder=scratch", "text.encoder=hub/bert", "image.weights=imagenet"):
+        field, _, value = unchanged.partition("=")
+        assert flat_parameters(configured(unchanged))[field] == value
+    assert configured("image.weights=null").image.weights is None
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
