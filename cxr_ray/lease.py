@@ -39,19 +39,27 @@ def acquire_lease(folder: Path, driver: str) -> Lease | None:
 
     A driver that holds the lease already gets a new attempt: its earlier worker must stop.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _guard(folder):
-        held = read_lease(folder)
-        if held is not None and held.driver != driver and not _is_stale(folder, held):
-            return None
-        lease = Lease(
-            driver=driver,
-            attempt=uuid.uuid4().hex,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            process_started=_process_start(os.getpid()),
-        )
-        write_whole(folder / LEASE_FILE, json.dumps(asdict(lease)))
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with _guard(folder):
+                return _take(folder, driver)
+        except FileNotFoundError:
+            continue  # its holder has finished and removed the folder meanwhile
+
+
+def _take(folder: Path, driver: str) -> Lease | None:
+    held = read_lease(folder)
+    if held is not None and held.driver != driver and not _is_stale(folder, held):
+        return None
+    lease = Lease(
+        driver=driver,
+        attempt=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_started=_process_start(os.getpid()),
+    )
+    write_whole(folder / LEASE_FILE, json.dumps(asdict(lease)))
     return lease
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -158,6 +159,20 @@ def test_a_driver_that_takes_its_own_lease_again_ends_its_earlier_attempt(tmp_pa
     assert first.attempt != second.attempt
     assert not holds_lease(tmp_path, first.attempt)
     assert holds_lease(tmp_path, second.attempt)
+
+
+def test_a_folder_that_its_holder_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    folder, calls, flock = tmp_path / "abc", [], leases.fcntl.flock
+
+    def remove_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            shutil.rmtree(folder)
+        flock(*arguments)
+
+    monkeypatch.setattr(leases.fcntl, "flock", remove_first)
+    lease = acquire_lease(folder, "me")
+    assert holds_lease(folder, lease.attempt)
 
 
 def test_a_lease_given_back_is_free_for_others(tmp_path, rival):
