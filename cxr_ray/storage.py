@@ -31,6 +31,10 @@ class Storage:
                 "give a folder, which on a cluster every node must see"
             )
         storage = cls(Path(location).expanduser().absolute())
+        if storage.root.exists() and not storage.root.is_dir():
+            raise InputError(
+                f"--storage {location}: {storage.root} is a file where a folder should be"
+            )
         if not create:
             return storage
         try:

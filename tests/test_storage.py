@@ -59,6 +59,12 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path, place):
         Storage.open(str(tmp_path / place))
 
 
+def test_a_dry_run_is_told_of_a_file_in_the_folders_place_too(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"is a file where a folder should be"):
+        Storage.open(str(tmp_path / "file"), create=False)
+
+
 def test_the_salt_is_made_once_and_is_the_owners_only(tmp_path):
     storage = Storage.open(str(tmp_path))
     salt = storage.salt()
