@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from cxr_ray.config.identity import EVALUATION_VERSION
@@ -104,7 +105,7 @@ def _score_test_set(
         label,
         chance,
         score=logit,
-        groups=predictions.group[rows],
+        groups=_patients(predictions, rows),
         n_resamples=config.bootstrap,
         fixed_ratio=not bool(rows[predictions.part == "test"].all()),
         rng=np.random.default_rng([identity, TEST_SETS.index(test_set), 0x5C]),
@@ -147,13 +148,22 @@ def _sensitivity(
             rng=np.random.default_rng([identity, number]),
             n_repeats=config.permutations,
             n_resamples=config.bootstrap,
-            groups=predictions.group[rows],
+            groups=_patients(predictions, rows),
         )
         found += [{"test_set": "full", **row} for row in test.rows()]
     return found
 
 
-def _accuracy(predictions: Predictions, rows: np.ndarray) -> float:
+def _patients(predictions: Predictions, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the patients in the order of their first record.
+
+    Their names are salted per storage; draws that followed the names' order would not repeat.
+    """
+    _, first, inverse = np.unique(predictions.group[rows], return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def _accuracy(predictions: Predictions, rows: NDArray[np.bool_]) -> float:
     return float(np.mean((predictions.logit[rows] >= 0) == predictions.label[rows]))
 
 

@@ -1,0 +1,217 @@
+"""The main job as its user runs it: on a real local Ray, killed, resumed and run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
+TIMINGS = ["train_seconds"]
+
+
+def sweep_command(storage, *arguments):
+    return [
+        sys.executable, str(SWEEP), "--grid", "paper12", "--profile", "tiny",
+        "--storage", str(storage), *arguments,
+    ]  # fmt: skip
+
+
+def run_sweep(storage, *arguments):
+    return subprocess.run(
+        sweep_command(storage, *arguments), capture_output=True, text=True, timeout=400
+    )
+
+
+def finished(storage):
+    return {path.parent.name: path for path in Path(storage).glob("trials/*/result.json")}
+
+
+def children(storage):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    runs = [
+        run
+        for experiment in client.search_experiments()
+        for run in client.search_runs([experiment.experiment_id], max_results=1000)
+    ]
+    return client, runs
+
+
+def probabilities(storage):
+    return {
+        identity: pq.read_table(path.parent / "predictions.parquet")["probability"].to_numpy()
+        for identity, path in finished(storage).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    storage = tmp_path_factory.mktemp("undisturbed")
+    done = run_sweep(storage)
+    assert done.returncode == 0, done.stderr
+    return storage, done
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(tmp_path_factory):
+    """Kill the driver once some trials have finished, then run the same command."""
+    storage = tmp_path_factory.mktemp("killed")
+    driver = subprocess.Popen(
+        sweep_command(storage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while len(finished(storage)) < 3 and time.monotonic() < deadline:
+        assert driver.poll() is None, "the sweep ended before it could be killed"
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = {identity: path.stat().st_mtime_ns for identity, path in finished(storage).items()}
+    done = run_sweep(storage)
+    assert done.returncode == 0, done.stderr
+    return storage, before
+
+
+def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
+    storage, done = undisturbed
+    assert done.stdout.startswith("profile tiny, data phantom")
+    for title in ("Figure 2", "Figure 3", "Figure 4", "Leaderboard"):
+        assert title in done.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in done.stdout
+    leaderboard = pd.read_csv(storage / "studies/paper12/leaderboard.csv")
+    assert len(leaderboard) == 24
+    assert (leaderboard["status"] == "done").all()
+    full = leaderboard[leaderboard["dataset"] == "full"].set_index("experiment_id")
+    own, whole = (full[full["test_set"] == name] for name in ("own", "full"))
+    figures = ["n", "accuracy", "precision", "recall", "f1", "auroc", "average_precision"]
+    pd.testing.assert_frame_equal(own[figures], whole[figures])
+    sensitivity = pd.read_csv(storage / "studies/paper12/sensitivity.csv")
+    assert set(sensitivity["modality"]) == {"multimodal"}
+    assert set(sensitivity["perturbation"]) == {"image_shuffled", "text_shuffled"}
+    assert len(sensitivity) == 4 * 2 * 6
+    assert not list(storage.glob("running/*/*"))
+
+
+def test_a_trial_folder_holds_what_the_design_names(undisturbed):
+    storage, _ = undisturbed
+    for path in finished(storage).values():
+        names = {entry.name for entry in path.parent.iterdir()}
+        assert names >= {
+            "config.yaml", "result.json", "history.csv", "predictions.parquet", "features.npz",
+            "model", "figures",
+        }  # fmt: skip
+        assert {figure.name for figure in (path.parent / "figures").iterdir()} == {
+            "roc.png", "precision_recall.png", "reliability.png", "confusion.png",
+        }  # fmt: skip
+
+
+def test_the_tracker_holds_one_parent_and_a_comparable_child_for_each_trial(undisturbed):
+    storage, _ = undisturbed
+    client, runs = children(storage)
+    trials = [run for run in runs if "experiment_id" in run.data.tags]
+    parents = [run for run in runs if "experiment_id" not in run.data.tags]
+    assert [run.info.run_name for run in parents] == ["paper12"]
+    assert len(trials) == 12
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parents[0].info.run_id}
+    assert {run.info.run_name for run in trials} >= {"multimodal-full-bce", "text-sub75-focal"}
+    for run in trials:
+        assert run.info.status == "FINISHED"
+        assert {"test/auroc", "test_full/auroc", "train/loss", "val/auroc"} <= set(run.data.metrics)
+        assert {"loss.kind", "fusion.modalities", "train.lr"} <= set(run.data.params)
+        figures = [entry.path for entry in client.list_artifacts(run.info.run_id, "figures")]
+        assert "figures/roc.png" in figures
+        history = client.get_metric_history(run.info.run_id, "val/loss")
+        assert len(history) == run.data.metrics["epochs"]
+    shuffled = [r for r in trials if "sensitivity/text_shuffled/auroc" in r.data.metrics]
+    assert len(shuffled) == 4
+
+
+def test_the_same_command_again_trains_nothing_and_changes_no_byte(undisturbed):
+    storage, _ = undisturbed
+    leaderboard = storage / "studies/paper12/leaderboard.csv"
+    before, times = (
+        leaderboard.read_bytes(),
+        {p: p.stat().st_mtime_ns for p in storage.glob("trials/*/*")},
+    )
+    done = run_sweep(storage)
+    assert done.returncode == 0
+    assert "12 there already, 0 to train" in done.stderr
+    assert "starting Ray" not in done.stderr
+    assert leaderboard.read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in storage.glob("trials/*/*")} == times
+    assert len([r for r in children(storage)[1] if "experiment_id" in r.data.tags]) == 12
+
+
+def test_a_killed_sweep_goes_on_without_touching_what_was_finished(killed_and_resumed):
+    storage, before = killed_and_resumed
+    assert 3 <= len(before) < 12
+    assert len(finished(storage)) == 12
+    for identity, when in before.items():
+        assert finished(storage)[identity].stat().st_mtime_ns == when
+    _, runs = children(storage)
+    trials = [run.data.tags["experiment_id"] for run in runs if "experiment_id" in run.data.tags]
+    assert sorted(trials) == sorted(finished(storage))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_killed_and_resumed_sweep_gives_the_bytes_of_an_undisturbed_one(
+    undisturbed, killed_and_resumed
+):
+    first, second = probabilities(undisturbed[0]), probabilities(killed_and_resumed[0])
+    assert first.keys() == second.keys()
+    for identity in first:
+        assert first[identity].tobytes() == second[identity].tobytes()
+    tables = [
+        pd.read_csv(storage / "studies/paper12/leaderboard.csv").drop(columns=TIMINGS)
+        for storage in (undisturbed[0], killed_and_resumed[0])
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_another_profile_under_the_same_study_name_is_refused(undisturbed):
+    storage, _ = undisturbed
+    done = subprocess.run(
+        [sys.executable, str(SWEEP), "--grid", "paper12", "--storage", str(storage)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--study" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_patient_id_leaves_the_prepared_folder(undisturbed):
+    storage, _ = undisturbed
+    cohort = pd.read_csv(next(storage.glob("prepared/*/cohort.csv")), dtype=str)
+    marks = {*cohort["patient"], *cohort["record"]}
+    for path in storage.rglob("*"):
+        if path.is_dir() or storage / "prepared" in path.parents:
+            continue
+        if path.suffix in {".csv", ".json", ".yaml", ".md"}:
+            words = set(path.read_text().replace('"', " ").replace(",", " ").split())
+            assert not words & marks, path
+    predictions = pq.read_table(next(storage.glob("trials/*/predictions.parquet"))).to_pandas()
+    assert not set(predictions["record_id"]) & marks
+    assert not set(predictions["group"]) & marks
+    assert np.all(predictions["record_id"].str.fullmatch("[0-9a-f]{16}"))
+
+
+def test_two_workers_a_trial_go_through_ray_train_to_the_same_kind_of_folder(undisturbed):
+    storage, _ = undisturbed
+    done = run_sweep(
+        storage, "--workers-per-trial", "2", "--only", "modality=image,dataset=full,loss=bce",
+        "--set", "train.seed=1", "--study", "ddp",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    member = json.loads((storage / "studies/ddp/study.json").read_text())["members"][0]
+    result = json.loads((storage / "trials" / member["experiment_id"] / "result.json").read_text())
+    assert result["compute"]["workers"] == 2
+    assert (storage / "trials" / member["experiment_id"] / "predictions.parquet").exists()
