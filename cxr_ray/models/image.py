@@ -1,5 +1,7 @@
 """Image encoders: torchvision's ResNets on one channel, with a frozen prefix."""
 
+import pickle
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,19 @@ from torchvision.models import resnet
 
 from cxr_ray.config.schema import STAGES, ImageConfig
 from cxr_ray.errors import InputError
+
+# What torch.load raises for files that are cut off, damaged, or hold more than tensors.
+_NO_STATE = (
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class SmallResNet(nn.Module):
@@ -172,11 +187,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise InputError(f"image.weights {path}: no whole safetensors file") from error
-    import pickle
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _NO_STATE as error:
         raise InputError(
             f"image.weights {path}: no whole state dict of tensors only; nothing else is loaded"
         ) from error
