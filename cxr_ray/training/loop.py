@@ -140,7 +140,6 @@ def _train_epoch(
     should_stop: Callable[[], bool],
 ) -> float:
     """Take one pass over the training part and return its mean loss."""
-    dtype = DTYPES[config.compute.precision]
     lengths = None if arm.lengths is None else arm.lengths[train]
     batches = epoch_batches(
         train,
@@ -150,7 +149,6 @@ def _train_epoch(
         lengths=lengths,
         weights=_sampling_weights(config, arm.label[train]),
     )
-    model.train()
     total = torch.zeros((), dtype=torch.float64)
     for step, batch in enumerate(batches):
         if world.agree(should_stop()):
@@ -159,11 +157,13 @@ def _train_epoch(
         torch.manual_seed(_step_seed(config.train.seed, epoch, step, world.rank))
         optimizer.zero_grad(set_to_none=True)
         parts = np.array_split(shard(batch, world.rank, world.size), config.train.accumulate)
+        # One record has no variance. All ranks decide alike: SyncBatchNorm waits for every one.
+        still = len(batch) < 2 * world.size * config.train.accumulate
         step_loss = torch.zeros((), dtype=torch.float64)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with nullcontext() if last or world.size == 1 else model.no_sync():  # type: ignore[operator]
-                summed = _summed_loss(model, loss, arm, part, batch, world.device, dtype, config)
+                summed = _summed_loss(model, loss, arm, part, batch, still, world.device, config)
                 # DDP averages gradients over ranks: scaled so, they add up to the global mean's.
                 (summed * world.size / len(batch)).backward()
             step_loss += summed.detach().to("cpu", torch.float64)
@@ -181,18 +181,24 @@ def _summed_loss(
     arm: ArmData,
     part: NDArray[np.int64],
     batch: NDArray[np.int64],
+    still: bool,
     device: torch.device,
-    dtype: torch.dtype,
     config: ExperimentConfig,
 ) -> Tensor:
     """Sum the loss over a rank's part of a batch.
 
     A rank without records must still take part in the gradient exchange: it passes one borrowed
-    record through in evaluation mode, which moves no statistics, and weighs it zero.
+    record through and weighs it zero. Where a part of the batch may be so small (``still``),
+    batch-norm uses its running statistics and moves none.
     """
     empty = len(part) == 0
+    dtype = DTYPES[config.compute.precision]
     data = collate(arm, batch[:1] if empty else part, device, dtype)
-    model.train(not empty)
+    model.train()
+    if still:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     with torch.autocast(device.type, torch.bfloat16, config.compute.precision == "bfloat16"):
         logits = model(data)
     summed = loss(logits.to(dtype), data.label).sum()
