@@ -200,7 +200,7 @@ def test_preparing_again_does_nothing(fresh):
     place, source = fresh
     config = tiny_config()
     keys = place.prepare(config, source=source)
-    files = [path for path in (place.storage.prepared / keys.cohort).rglob("[!.]*.*")]
+    files = (place.storage.prepared / keys.cohort).rglob("[!.]*.*")
     before = {path: path.stat().st_mtime_ns for path in files}
     read = len(source.images), len(source.reports)
     prepare(

@@ -1,0 +1,160 @@
+"""One worker and several see the same batches and compute the same numbers, without Ray."""
+
+import numpy as np
+import pytest
+import torch
+from prepared_phantom import PreparedPhantom, tiny_config
+from torch import distributed, multiprocessing
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from cxr_ray.data.batches import epoch_batches
+from cxr_ray.storage import Storage
+from cxr_ray.training import loop
+from cxr_ray.training.loop import fit, score
+from cxr_ray.training.trial import build_classifier
+from cxr_ray.training.world import World
+
+EXACT = {
+    "compute__precision": "float64",
+    "image__batch_norm": "frozen",
+    "text__dropout": 0.0,
+    "train__max_epochs": 2,
+    "train__schedule": "constant",
+    "loss__kind": "focal",
+}
+
+
+def observed(config, root, folder, world):
+    """Fit a model and return all that must not depend on the number of workers."""
+    torch.set_num_threads(1)
+    arm = PreparedPhantom(Storage.open(root)).arm(config)
+    model = build_classifier(config, arm, world)
+    gradients, parts = [], []
+
+    def keep_gradients(optimizer, *_):
+        if not gradients:
+            gradients.extend(p.grad.clone() for g in optimizer.param_groups for p in g["params"])
+
+    def keep_part(model, loss, arm, part, *rest):
+        parts.append(part.tolist())
+        return summed_loss(model, loss, arm, part, *rest)
+
+    summed_loss, loop._summed_loss = loop._summed_loss, keep_part
+    handle = register_optimizer_step_pre_hook(keep_gradients)
+    try:
+        history = fit(
+            config,
+            arm,
+            model,
+            folder,
+            world=world,
+            report=lambda row: None,
+            should_stop=lambda: False,
+        )
+    finally:
+        handle.remove()
+        loop._summed_loss = summed_loss
+    records = arm.indices("test", own=False)
+    return {
+        "gradients": gradients,
+        "parts": world.gather(parts),
+        "history": history,
+        "weights": dict(model.state_dict()),
+        "logits": score(config, arm, model, records, world).logits.tolist(),
+    }
+
+
+def work(rank, size, configs, root, folder):
+    """What each worker does: every config in turn; the first worker saves what it saw."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size
+    )
+    for number, config in enumerate(configs):
+        place = folder / str(number)
+        if rank == 0:
+            place.mkdir()
+        distributed.barrier()
+        seen = observed(config, root, place, World(rank, size))
+        if rank == 0:
+            torch.save(seen, place / "seen.pt")
+    distributed.destroy_process_group()
+
+
+def in_processes(size, configs, phantom, folder):
+    """Train with ``size`` workers, each in a process of its own."""
+    # The server imports what every worker needs, once for all of them.
+    multiprocessing.set_forkserver_preload(
+        ["prepared_phantom", "cxr_ray.training.trial", "transformers.models.bert.modeling_bert"]
+    )
+    multiprocessing.start_processes(
+        work,
+        (size, configs, str(phantom.storage.root), folder),
+        nprocs=size,
+        start_method="forkserver",
+    )
+    return [
+        torch.load(folder / str(number) / "seen.pt", weights_only=True)
+        for number in range(len(configs))
+    ]
+
+
+def here(config, phantom, folder):
+    folder.mkdir()
+    return observed(config, str(phantom.storage.root), folder, World())
+
+
+def batch_that_leaves(count, rest):
+    """A batch size whose last batch has the records of ``rest``."""
+    return next(size for size in range(20, count) if count % size in rest)
+
+
+def furthest(first, second):
+    """The largest difference between two lists of tensors, or mappings of them."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        first, second = list(first.values()), list(second.values())
+    pairs = zip(first, second, strict=True)
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+def assert_same(alone, together):
+    """The bar: gradients and losses to 1e-9, weights to 1e-7, on the same global batches."""
+    joined = [sum(shares, []) for shares in zip(*together["parts"], strict=True)]
+    assert joined == alone["parts"][0]
+    assert len(alone["gradients"]) > 20
+    assert furthest(alone["gradients"], together["gradients"]) <= 1e-9
+    assert len(alone["history"]) == len(together["history"]) == 2
+    for one, many in zip(alone["history"], together["history"], strict=True):
+        for name in ("train_loss", "val_loss", "val_auroc", "val_average_precision"):
+            assert abs(one[name] - many[name]) <= 1e-9, name
+    assert furthest(alone["weights"], together["weights"]) <= 1e-7
+    assert np.abs(np.subtract(alone["logits"], together["logits"])).max() <= 1e-6
+
+
+@pytest.fixture
+def count(phantom):
+    return len(phantom.arm(tiny_config()).indices("train", own=True))
+
+
+def test_two_workers_compute_what_one_does_where_the_last_batch_does_not_divide(
+    phantom, count, tmp_path
+):
+    batch = batch_that_leaves(count, range(3, count, 2))
+    config = tiny_config(**EXACT, train__batch=batch)
+    sizes = [len(each) for each in epoch_batches(np.arange(count), batch, seed=0, epoch=0)]
+    assert any(size % 2 for size in sizes)
+    (together,) = in_processes(2, [config], phantom, tmp_path)
+    assert_same(here(config, phantom, tmp_path / "alone"), together)
+
+
+def test_a_worker_whose_share_is_empty_changes_nothing_and_one_record_is_no_batch(
+    phantom, count, tmp_path
+):
+    batch = batch_that_leaves(count, [2])
+    config = tiny_config(**EXACT, train__batch=batch)
+    plain = tiny_config(train__batch=batch, train__max_epochs=1)
+    together, with_batch_norm = in_processes(3, [config, plain], phantom, tmp_path)
+    assert [] in together["parts"][2]
+    assert_same(here(config, phantom, tmp_path / "alone"), together)
+    # local batch-norm statistics differ between worlds; that it trains at all is the claim
+    assert np.isfinite(with_batch_norm["history"][0]["train_loss"])
