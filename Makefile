@@ -1,0 +1,27 @@
+.DEFAULT_GOAL := help
+.PHONY: help install demo lint types test slow ci
+
+help:  ## print these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install:  ## install the package with what its development needs
+	pip install -c constraints.txt -e '.[dev]'
+
+demo:  ## train and compare the twelve models on generated data
+	python launch/sweep.py --grid paper12
+
+lint:  ## check style and format
+	ruff check .
+	ruff format --check .
+
+types:  ## check types
+	mypy
+
+test:  ## run the tests
+	pytest
+
+slow:  ## run the tests that take minutes
+	pytest -m slow
+
+ci:  ## all that a change must pass, in a fresh virtual environment
+	.ci/run
