@@ -43,10 +43,17 @@ class Classifier(nn.Module):
             features["text"] = self.encoders["text"](batch.tokens, batch.attention)
         return features
 
+    def fuse(self, features: dict[str, Tensor]) -> Tensor:
+        """Return logits (B,) of features, never in bfloat16: it would tie records in a ranking."""
+        dtype = next(self.head.parameters()).dtype
+        read = [value.to(dtype) for value in features.values()]
+        with torch.autocast(read[0].device.type, enabled=False):
+            logits: Tensor = self.head(read)
+        return logits
+
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B,)."""
-        logits: Tensor = self.head(list(self.encode(batch).values()))
-        return logits
+        return self.fuse(self.encode(batch))
 
 
 def _seeded(config: ExperimentConfig, part: str, build: Callable[[], nn.Module]) -> nn.Module:

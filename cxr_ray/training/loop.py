@@ -244,7 +244,7 @@ def score(
             world.device.type, torch.bfloat16, config.compute.precision == "bfloat16"
         ):
             features = model.encode(data)
-            logits = model.head(list(features.values()))
+            logits = model.fuse(features)
         found.append(
             (
                 batch,

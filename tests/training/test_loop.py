@@ -264,3 +264,14 @@ def test_a_sub_sampled_model_trains_and_validates_on_its_own_records(phantom, tm
     logits = score(config, arm, model, own, World()).logits
     wanted = np.mean(np.logaddexp(0, logits) - arm.label[own] * logits)
     assert history[0]["val_loss"] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_half_precision_rounds_features_but_no_logit(phantom, tmp_path):
+    config = tiny_config(compute__precision="bfloat16", train__max_epochs=1)
+    history, model, arm = trained(phantom, config, tmp_path)
+    assert np.isfinite(history[0]["train_loss"])
+    scores = score(config, arm, model, arm.indices("test", own=False), World())
+    joined = np.concatenate([scores.features["image"], scores.features["text"]], axis=1)
+    weight, bias = (p.detach().double().numpy() for p in model.head.parameters())
+    assert np.abs(joined.astype(float) @ weight[0] + bias - scores.logits).max() < 1e-5
+    assert all(p.dtype == torch.float32 for p in model.parameters())
