@@ -18,6 +18,7 @@ class TextEncoder(nn.Module):
             self.bert: Any = _small_bert(config, vocabulary_size)
         else:
             self.bert = _load_pretrained(config.encoder)
+            _check_limits(self.bert.config, config, vocabulary_size)
         self.pooling = config.pooling
         self.fc = nn.Linear(self.bert.config.hidden_size, config.features)
 
@@ -68,3 +69,17 @@ def _load_pretrained(name: str) -> nn.Module:
     except SafetensorError as error:
         raise InputError(f"text.encoder {name}: no whole safetensors file") from error
     return model
+
+
+def _check_limits(described: Any, config: TextConfig, vocabulary_size: int) -> None:
+    """Refuse texts that the checkpoint has no embeddings for."""
+    longest = getattr(described, "max_position_embeddings", config.max_tokens)
+    if config.max_tokens > longest:
+        raise InputError(
+            f"text.max_tokens {config.max_tokens}: {config.encoder} reads at most {longest}"
+        )
+    if vocabulary_size > described.vocab_size:
+        raise InputError(
+            f"text.encoder {config.encoder}: its tokenizer knows {vocabulary_size} tokens and its "
+            f"checkpoint {described.vocab_size}; they should come from one model"
+        )

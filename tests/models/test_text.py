@@ -25,7 +25,7 @@ def padded(*lengths, more=0):
 
 
 def test_a_bert_saved_with_save_pretrained_loads_from_its_folder(bert):
-    model = TextEncoder(TextConfig(encoder=str(bert), features=8), vocabulary_size=0)
+    model = TextEncoder(TextConfig(encoder=str(bert), features=8, max_tokens=64), vocabulary_size=0)
     wanted = BertModel.from_pretrained(bert).state_dict()
     loaded = model.bert.state_dict()
     assert loaded.keys() == {name for name in wanted if not name.startswith("pooler.")}
@@ -57,6 +57,18 @@ def test_a_truncated_checkpoint_is_refused_with_one_sentence(tmp_path, bert):
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(InputError, match="no whole safetensors file"):
         TextEncoder(TextConfig(encoder=str(tmp_path)), vocabulary_size=0)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "vocabulary", "said"),
+    [
+        (129, 50, r"text\.max_tokens 129: .* reads at most 128"),
+        (128, 10**5, "its tokenizer knows 100000 tokens and its checkpoint"),
+    ],
+)
+def test_texts_beyond_what_a_checkpoint_embeds_are_refused(bert, max_tokens, vocabulary, said):
+    with pytest.raises(InputError, match=said):
+        TextEncoder(TextConfig(encoder=str(bert), max_tokens=max_tokens), vocabulary)
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
