@@ -2,6 +2,8 @@
 
 import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,9 @@ _UNREADABLE = (
     SyntaxError,
     ValueError,
     NotImplementedError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
     Image.DecompressionBombError,
 )
 

@@ -1,6 +1,8 @@
 """Reports read once per cohort, and text packs: one view of them, masked and tokenised."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK = 2000
 REPORTS_FOLDER = "reports"
+# Files that are gone, and damaged members of an archive.
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def read_reports_chunk(
             text, fault = "", None
             try:
                 text = "" if reference is None else source.read_report(reference)
-            except OSError as error:
+            except _UNREADABLE as error:
                 fault = f"report unreadable ({type(error).__name__})"
             texts.append(text)
             sections.append(parse_report(text).label_section)

@@ -1,4 +1,6 @@
 import json
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -81,6 +83,20 @@ def test_each_report_keeps_its_row_its_label_section_and_its_fault(reports):
     ]
     fault = "report unreadable (FileNotFoundError)"
     assert read_column(reports, "fault") == [None] * 5 + [fault]
+
+
+@pytest.mark.parametrize("damage", [zlib.error("-3"), zipfile.BadZipFile("bad CRC"), EOFError()])
+def test_a_damaged_member_of_an_archive_is_a_fault_of_its_record_alone(tmp_path, damage):
+    def read_report(reference):
+        if reference == "bad":
+            raise damage
+        return REPORTS[reference]
+
+    source = Reports()
+    source.read_report = read_report
+    read_reports_chunk(tmp_path, source, 0, ["whole", "bad"])
+    fault = f"report unreadable ({type(damage).__name__})"
+    assert read_column(tmp_path, "fault") == [None, fault]
 
 
 def test_reports_that_were_read_are_not_read_again(reports):
