@@ -103,6 +103,11 @@ def here(config, phantom, folder):
     return observed(config, str(phantom.storage.root), folder, World())
 
 
+def merged(parts):
+    """Put the two halves of accumulated steps together."""
+    return [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
+
+
 def batch_that_leaves(count, rest):
     """A batch size whose last batch has the records of ``rest``."""
     return next(size for size in range(20, count) if count % size in rest)
@@ -152,9 +157,17 @@ def test_a_worker_whose_share_is_empty_changes_nothing_and_one_record_is_no_batc
 ):
     batch = batch_that_leaves(count, [2])
     config = tiny_config(**EXACT, train__batch=batch)
+    frozen = tiny_config(**EXACT, image__freeze=("conv1", "layer1"), train__batch=batch)
+    accumulated = frozen.model_copy(
+        update={"train": frozen.train.model_copy(update={"accumulate": 2})}
+    )
     plain = tiny_config(train__batch=batch, train__max_epochs=1)
-    together, with_batch_norm = in_processes(3, [config, plain], phantom, tmp_path)
+    together, in_parts, with_batch_norm = in_processes(
+        3, [config, accumulated, plain], phantom, tmp_path
+    )
     assert [] in together["parts"][2]
     assert_same(here(config, phantom, tmp_path / "alone"), together)
+    in_parts["parts"] = [merged(parts) for parts in in_parts["parts"]]
+    assert_same(here(frozen, phantom, tmp_path / "frozen"), in_parts)
     # local batch-norm statistics differ between worlds; that it trains at all is the claim
     assert np.isfinite(with_batch_norm["history"][0]["train_loss"])
