@@ -136,6 +136,8 @@ def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool
     selection = Selection(frame, "records", "selected by the tables")
     for modality in required:
         _require(selection, source, modality, check_files)
+    if "text" in source.modalities and "text" not in required:
+        _note_empty_texts(selection, source, check_files)
     frame = selection.frame.sort_values("record", kind="stable", ignore_index=True)
     flow = (*steps, *selection.steps[1:])
     _check_records(frame, source, flow)
@@ -160,6 +162,24 @@ def _require(selection: Selection, source: Source, modality: str, check_files: b
     else:
         named = np.array([reference is not None for reference in references], bool)
         selection.keep(rule, named, note="files not checked")
+
+
+def _note_empty_texts(selection: Selection, source: Source, check_files: bool) -> None:
+    """Count by class the records without a text: which class they are of can give it away."""
+    frame = selection.frame
+    references = frame["report"].tolist()
+    if check_files:
+        there = source.present("text", references)
+    else:
+        there = np.array([reference is not None for reference in references], bool)
+    if there.all():
+        return
+    positive = int((~there & (frame["label"] == 1).to_numpy()).sum())
+    selection.note(
+        "report not required",
+        f"{positive} positive and {int((~there).sum()) - positive} negative have none and are kept"
+        " as empty texts",
+    )
 
 
 def _check_records(frame: pd.DataFrame, source: Source, flow: tuple[FlowStep, ...]) -> None:

@@ -78,6 +78,8 @@ def test_without_require_for_text_a_missing_note_is_an_empty_text(tmp_path):
     file = write(tmp_path, records, id="key", require=["image"])
     cohort = select(file)
     assert len(cohort.frame) == 13
+    assert (cohort.flow[-1].rule, cohort.flow[-1].dropped) == ("report not required", 0)
+    assert cohort.flow[-1].note == "1 positive and 0 negative have none and are kept as empty texts"
     source = pickle.loads(pickle.dumps(open_source(f"table:{file}", configured(), tmp_path)))
     assert source.read_report("e") == ""
     assert source.read_report("k1") == "a note"
@@ -151,6 +153,20 @@ def test_a_row_that_repeats_image_text_and_label_counts_once(tmp_path):
     cohort = select(write(tmp_path, records, id="key"))
     assert dropped(cohort)["image, text and label listed before"] == 1
     assert set(cohort.frame["record"]) == {f"k{i}" for i in range(12)} | {"y"}
+
+
+def test_columns_with_names_that_the_cohort_uses_itself_are_only_columns(tmp_path):
+    names = {"finding": "label", "note": "report", "who": "record", "view": "part"}
+    file = write(tmp_path, rows(12))
+    table = tmp_path / "table.csv"
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join(["\t".join(names.get(c, c) for c in COLUMNS), *lines]) + "\n")
+    changed = {"patient": "record", "text": "report", "where": {"part": "PA"}}
+    label = BASIC["label"] | {"column": "label"}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changed | {"label": label}))
+    flow = select(file).flow
+    assert (flow[0].positive, flow[0].negative) == (None, None)
+    assert (flow[-1].positive, flow[-1].negative) == (6, 6)
 
 
 @pytest.mark.parametrize(

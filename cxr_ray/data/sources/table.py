@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from cxr_ray.config.schema import CohortConfig, DataConfig, ExperimentConfig
 
+# before the names of the CSV's columns, so that one called `label` is not taken for ours
+CSV = "csv:"
+
 
 @dataclass(frozen=True)
 class TableSource:
@@ -74,9 +77,9 @@ class TableSource:
         import pandas as pd
 
         recipe = self.recipe
-        frame = _table(self).copy()
+        frame = _table(self).add_prefix(CSV)
         frame[":record"] = _records(self)
-        patients = [str(name).strip() for name in frame[recipe.patient]]
+        patients = [str(name).strip() for name in frame[CSV + recipe.patient]]
         images = _image_references(self)
         frame[":patient"] = patients
         frame[":image"] = pd.Series(images, dtype=object)
@@ -84,7 +87,7 @@ class TableSource:
         selection = Selection(frame, "records", "all rows of the table")
         selection.keep("patient blank", (selection.frame[":patient"] != "").to_numpy())
         for column, values in recipe.where:
-            kept = selection.frame[column].isin(values).to_numpy()
+            kept = selection.frame[CSV + column].isin(values).to_numpy()
             selection.keep(f"{column} not {' or '.join(values)}", kept)
         _select_labels(selection, recipe)
         if recipe.image is not None:
@@ -116,15 +119,16 @@ class TableSource:
     def _kept(self, frame: pd.DataFrame) -> pd.DataFrame:
         import pandas as pd
 
-        has_text = "text" in self.modalities
         record = frame[":record"].to_numpy(object)
+        texts = _texts(self) if "text" in self.modalities else {}
+        report = [name if texts.get(name, "").strip() else None for name in record]
         return pd.DataFrame(
             {
                 "record": record,
                 "patient": frame[":group"].to_numpy(object),
                 "label": frame["label"].to_numpy(np.int8),
                 "image": pd.Series(frame[":image"].to_numpy(object), dtype=object),
-                "report": pd.Series(record if has_text else [None] * len(record), dtype=object),
+                "report": pd.Series(report, dtype=object),
             }
         )
 
@@ -252,7 +256,8 @@ def _groups(patients: Sequence[str], images: Sequence[str | None]) -> list[str]:
 
 
 def _select_labels(selection: Selection, recipe: TableRecipe) -> None:
-    label = np.array([_label(v, recipe) for v in selection.frame[recipe.label_column]], np.int8)
+    values = selection.frame[CSV + recipe.label_column]
+    label = np.array([_label(value, recipe) for value in values], np.int8)
     selection.frame = selection.frame.assign(label=label)
     selection.keep("label not in the rule", label >= 0)
 
@@ -271,7 +276,7 @@ def _label(value: str, recipe: TableRecipe) -> int:
 def _drop_listed_again(selection: Selection, recipe: TableRecipe) -> None:
     """Keep one of the rows that repeat an image with its text and label: nothing would be new."""
     frame = selection.frame
-    same = [":image", "label", *(column for _, column in recipe.text)]
+    same = [":image", "label", *(CSV + column for _, column in recipe.text)]
     repeats = frame.duplicated(same) & frame[":image"].notna()
     selection.keep("image, text and label listed before", ~repeats.to_numpy())
 
@@ -299,7 +304,7 @@ def _per_patient(selection: Selection, recipe: TableRecipe, per_patient: str) ->
                 "cohort.per_patient: earliest needs a numeric column, named as 'order' in the"
                 " table's YAML; or use all, drop_repeated"
             )
-        when = pd.to_numeric(frame[recipe.order], errors="coerce")
+        when = pd.to_numeric(frame[CSV + recipe.order], errors="coerce")
         when = when.replace([np.inf, -np.inf], np.nan)
         ordered = frame.assign(**{":when": when}).sort_values([":when", ":record"], kind="stable")
         first = ordered.index[~ordered[":group"].duplicated()]
