@@ -83,8 +83,8 @@ class TerminalProgress:
     def planned(self, plan: "Plan", missing: int) -> None:
         """Say what will be trained and what is left out."""
         self._missing = missing
-        there = len(plan.members) - missing
-        self._line(f"{len(plan.members)} experiments, {there} there already, {missing} to train")
+        asked = len(plan.selected)
+        self._line(f"{asked} experiments, {asked - missing} there already, {missing} to train")
         reasons: dict[str, list[str]] = {}
         for each in plan.left_out:
             reasons.setdefault(each.reason, []).append(each.name)

@@ -127,8 +127,6 @@ def parse_assignments(items: Iterable[str]) -> Layer:
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {item}: the value is no valid YAML") from error
-        if isinstance(values[key], str) and "," in values[key]:
-            values[key] = [part.strip() for part in values[key].split(",")]
     return Layer("--set", values)
 
 

@@ -23,8 +23,8 @@ STAGES: tuple[Stage, ...] = ("conv1", "layer1", "layer2", "layer3", "layer4")
 
 
 def _one_or_many(value: object) -> object:
-    """Let a single name stand for a list of one, as people write on a command line."""
-    return (value,) if isinstance(value, str) else value
+    """Let ``a`` and ``a,b`` stand for lists, as people write on a command line."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 def _in_order(modalities: tuple[Modality, ...]) -> tuple[Modality, ...]:
@@ -62,7 +62,7 @@ class SplitConfig(Section):
     """How patients are divided into train, validation and test."""
 
     kind: Literal["holdout", "official"] = "holdout"
-    shares: tuple[Share, Share, Share] = (0.7, 0.1, 0.2)
+    shares: Annotated[tuple[Share, Share, Share], BeforeValidator(_one_or_many)] = (0.7, 0.1, 0.2)
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SplitConfig":

@@ -36,9 +36,9 @@ def describe_plan(options: SweepOptions) -> str:
     lines = [f"study {planned.study_name}: {planned.grid.title}"]
     for cohort, (manifest, flow) in counted.items():
         lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
-    width = max(len(member.name) for member in plan.members)
-    lines += ["", f"{len(plan.members)} experiments"]
-    for member in plan.members:
+    width = max(len(member.name) for member in plan.selected)
+    lines += ["", f"{len(plan.selected)} experiments"]
+    for member in plan.selected:
         lines.append(f"  {member.name:{width}}  {member.id or PENDING}  {_state(storage, member)}")
     lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
     lines += ["", _resources(options), _disk(plan, counted), "time: not measured"]
@@ -98,7 +98,7 @@ def _gpus() -> float:
 def _disk(plan: Plan, counted: dict[str, Any]) -> str:
     packs = {
         member.keys.image: counted[member.keys.cohort][0]["records"] * member.config.image.size**2
-        for member in plan.members
+        for member in plan.selected
         if member.keys.image is not None
     }
     return f"disk for image packs: {sum(packs.values()) / 1e6:.0f} MB"

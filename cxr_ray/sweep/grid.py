@@ -10,7 +10,7 @@ from cxr_ray.config.layers import Layer, field_names, flatten, read_yaml_file, r
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
 
-_KEYS = {"title", "base", "axes", "combinations", "primary_metric"}
+_KEYS = {"title", "base", "axes", "combinations"}
 _FIRST_AXES = ("modality", "dataset", "loss")
 
 
@@ -32,7 +32,6 @@ class Grid:
     base: Layer
     axes: Mapping[str, Mapping[str, Mapping[str, Any]]]
     combinations: tuple[Combination, ...]
-    primary_metric: str
 
     def swept_fields(self) -> dict[str, str]:
         """Map every field that an axis or combination sets to where it is set."""
@@ -49,11 +48,19 @@ class Grid:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One member of a study: its config, its level on every axis, and its place in the seeds."""
+    """One member of a study: its config and its level on every axis.
+
+    ``selected`` tells whether the command is about it; the others are what ``--only`` left aside.
+    """
 
     config: ExperimentConfig
     levels: Mapping[str, str]
-    seed: int
+    selected: bool = True
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return self.config.train.seed
 
     @property
     def modality(self) -> str:
@@ -139,7 +146,6 @@ def load_grid(path: Path) -> Grid:
         base=Layer(f"{path}: base", _fields(tree.get("base") or {}, f"{path}: base", empty=True)),
         axes=axes,
         combinations=tuple(combinations),
-        primary_metric=str(tree.get("primary_metric", "auroc")),
     )
 
 
@@ -151,7 +157,8 @@ def expand(
     Parameters
     ----------
     only
-        ``axis=level`` pairs; several levels of one axis are alternatives.
+        ``axis=level`` pairs; several levels of one axis are alternatives. The other experiments
+        stay members of the study and are not ``selected``.
     seeds
         Number of training seeds, counted up from ``train.seed``; splits never change with it.
 
@@ -174,8 +181,9 @@ def expand(
         for level, values in levels_of_axis.items():
             resolve([*base, Layer(f"level {axis}={level}", values)])
     experiments = []
-    for names in itertools.product(*wanted.values()):
-        levels = dict(zip(wanted, names, strict=True))
+    for names in itertools.product(*grid.axes.values()):
+        levels = dict(zip(grid.axes, names, strict=True))
+        selected = all(level in wanted[axis] for axis, level in levels.items())
         layers = [*base]
         for axis, level in levels.items():
             layers.append(Layer(f"level {axis}={level}", grid.axes[axis][level]))
@@ -186,7 +194,7 @@ def expand(
         for offset in range(seeds):
             train = config.train.model_copy(update={"seed": config.train.seed + offset})
             seeded = config.model_copy(update={"train": train})
-            experiments.append(Experiment(seeded, levels, offset))
+            experiments.append(Experiment(seeded, levels, selected))
     return experiments
 
 

@@ -74,10 +74,15 @@ class Plan:
     data_key: str
     source_name: str
 
+    @property
+    def selected(self) -> tuple[Member, ...]:
+        """The members that this command is about: all, or those that ``--only`` names."""
+        return tuple(member for member in self.members if member.experiment.selected)
+
     def by_cohort(self) -> list[list[Member]]:
-        """Group the members by the cohort that they read."""
+        """Group the selected members by the cohort that they read."""
         groups: dict[str, list[Member]] = {}
-        for member in self.members:
+        for member in self.selected:
             groups.setdefault(member.keys.cohort, []).append(member)
         return list(groups.values())
 
@@ -120,10 +125,10 @@ def make_plan(
         if identity is not None:
             seen[identity] = experiment.name
         members.append(Member(experiment, source, keys, identity))
-    if not members:
+    if not any(member.experiment.selected for member in members):
         reasons = sorted({each.reason for each in left_out})
         raise InputError(
-            f"--data {data} can feed no experiment of this study: {'; '.join(reasons)}"
+            f"--data {data} can feed no experiment that is asked for: {'; '.join(reasons)}"
         )
     fingerprints = sorted({source.fingerprint() for source in sources.values()})
     return Plan(tuple(members), tuple(left_out), digest(fingerprints), members[0].source.name)
@@ -135,20 +140,21 @@ def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> P
     Parameters
     ----------
     manifests
-        By cohort key; each has ``records`` and ``positive``.
+        By cohort key; each has ``records`` and ``positive``. Members whose cohort is not counted
+        stay.
     """
     kept, left_out = [], list(plan.left_out)
     for member in plan.members:
-        counted = manifests[member.keys.cohort]
-        records, positive = counted["records"], counted["positive"]
-        natural = max(positive, records - positive) / records
-        share = member.config.data.majority_share
+        share, natural = member.config.data.majority_share, 1.0
+        if (counted := manifests.get(member.keys.cohort)) is not None:
+            records, positive = counted["records"], counted["positive"]
+            natural = max(positive, records - positive) / records
         if share is not None and share > natural:
             reason = f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
             left_out.append(LeftOut(member.name, reason))
         else:
             kept.append(member)
-    if not kept:
+    if not any(member.experiment.selected for member in kept):
         raise InputError(f"nothing is left to train: {left_out[-1].reason}")
     return replace(plan, members=tuple(kept), left_out=tuple(left_out))
 

@@ -6,6 +6,7 @@ back from its results, so that a kill at any moment loses no finished trial.
 
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -102,18 +103,24 @@ def run_members(
             jobs = []
             for member in sorted(missing, key=_cost, reverse=True):
                 running = storage.running / member.trained_id
-                if (lease := acquire_lease(running, driver)) is not None:
-                    heartbeat.add(running)
-                    jobs.append(
-                        Job(
-                            storage=str(storage.root),
-                            experiment_id=member.trained_id,
-                            attempt=lease.attempt,
-                            config=member.config.model_dump(mode="json"),
-                            keys=asdict(member.keys),
-                            **asdict(need),
-                        )
+                lease = acquire_lease(running, driver)
+                if lease is None:
+                    continue
+                if not missing_members(storage, [member]):
+                    # Another driver finished it after this one had looked.
+                    shutil.rmtree(running, ignore_errors=True)
+                    continue
+                heartbeat.add(running)
+                jobs.append(
+                    Job(
+                        storage=str(storage.root),
+                        experiment_id=member.trained_id,
+                        attempt=lease.attempt,
+                        config=member.config.model_dump(mode="json"),
+                        keys=asdict(member.keys),
+                        **asdict(need),
                     )
+                )
             if not jobs:
                 time.sleep(WAIT_SECONDS)
                 continue

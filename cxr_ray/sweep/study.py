@@ -103,7 +103,7 @@ def open_study(
         "data": data,
         "data_key": plan.data_key,
         "cohorts": sorted({member.keys.cohort for member in plan.members}),
-        "members": [describe_member(member) for member in plan.members],
+        "members": [describe_member(m) for m in plan.members if m.id is not None],
         "left_out": [asdict(each) for each in plan.left_out],
         "version": __version__,
         "git_commit": git_commit,

@@ -99,6 +99,8 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     InputError
         For bad input of any kind.
     """
+    if options.max_concurrent is not None and options.max_concurrent < 1:
+        raise InputError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
     grid = load_grid(options.grid)
@@ -123,12 +125,12 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     """
     planned = plan_sweep(options)
     storage, driver = planned.storage, uuid.uuid4().hex
-    for member in planned.plan.members:
+    for member in planned.plan.selected:
         member.trained_id  # noqa: B018 - refuses absent weights before anything is prepared
     ray_started = _prepare_missing(planned, options, driver, listener)
     manifests = {
         member.keys.cohort: read_manifest(storage, member.keys.cohort)
-        for member in planned.plan.members
+        for member in planned.plan.selected
     }
     plan = leave_out_unreachable(planned.plan, manifests)
     study = open_study(
@@ -144,10 +146,11 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         git_commit=options.git_commit,
     )
     members = {each["experiment_id"]: each for each in study.record["members"]}
+    selected = [member.trained_id for member in plan.selected]
     if options.fresh:
-        for identity in members:
+        for identity in selected:
             shutil.rmtree(storage.trials / identity, ignore_errors=True)
-    missing = [i for i in members if not (storage.trials / i / "result.json").exists()]
+    missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
     listener.planned(plan, len(missing))
 
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
@@ -172,7 +175,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
 
             failed = run_members(
                 storage,
-                plan.members,
+                plan.selected,
                 options.resources,
                 driver=driver,
                 max_concurrent=options.max_concurrent,
@@ -186,12 +189,13 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         tables = _tabulate(storage, study, plan)
         text = write_study_tables(study.folder, storage.trials, study.record, tables)
         done = [i for i in members if (storage.trials / i / "result.json").exists()]
+        _warn_of_mixed_arithmetic(storage, plan, done, listener)
         listener.phase("logging to MLflow")
         for identity in done:
             tracking.log_trial(members[identity], storage.trials / identity)
         for identity, reason in failed.items():
             tracking.log_failed(members[identity], reason)
-        tracking.finish(_published(study.folder), complete=len(done) == len(members))
+        tracking.finish(_published(study.folder), complete=set(selected) <= set(done))
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
@@ -202,9 +206,9 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         plan=plan,
         tables=tables,
         text=text,
-        trained=len(missing) - len(set(members) - set(done)),
+        trained=len(set(missing) & set(done)),
         failed=failed,
-        interrupted=len(set(members) - set(done) - set(failed)),
+        interrupted=len(set(selected) - set(done) - set(failed)),
         mlflow_uri=uri,
     )
 
@@ -241,7 +245,7 @@ def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
     from cxr_ray.report.leaderboard import LEADERBOARD_FILE, collect_tables, read_tables
 
     config = plan.members[0].config.evaluation
-    done = [m.trained_id for m in plan.members if (storage.trials / m.trained_id).exists()]
+    done = [m.id for m in plan.members if m.id and (storage.trials / m.id).exists()]
     key = digest(
         {
             "members": study.record["members"],
@@ -258,6 +262,28 @@ def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
     tables.write(study.folder)
     write_whole(path, key)
     return tables
+
+
+def _warn_of_mixed_arithmetic(
+    storage: Storage, plan: Plan, done: Sequence[str], listener: Listener
+) -> None:
+    """Warn where trials were computed with another device or precision than their like.
+
+    Neither is part of an experiment's identity, so that a finished trial is not trained again.
+    """
+    from cxr_ray.report.trial_folder import read_result
+
+    found = {
+        f"{how['precision']} on {how['device']}"
+        for how in (read_result(storage.trials / identity)["compute"] for identity in done)
+    }
+    asked = {member.config.compute.precision for member in plan.selected}
+    precisions = asked | {each.partition(" on ")[0] for each in found}
+    if len(found) > 1 or len(precisions) > 1:
+        listener.warn(
+            f"trials of this study were computed with {', '.join(sorted(found))}, and "
+            f"{', '.join(sorted(asked))} is asked for; --fresh trains them again"
+        )
 
 
 def _published(folder: Path) -> list[Path]:

@@ -84,7 +84,7 @@ def test_an_unknown_profile_names_the_shipped_ones():
         ("fusion.modalities=image,image", "names one of them twice"),
         ("image.freeze=layer9", "'conv1', 'layer1', 'layer2', 'layer3' or 'layer4'"),
         ("data.majority_share=1", "data.majority_share is 1 (from --set): should be less than 1"),
-        ("data.split.shares=.8,.1", "data.split.shares is ['.8', '.1'] (from --set): has too few"),
+        ("data.split.shares=.8,.1", "data.split.shares is '.8,.1' (from --set): has too few"),
         ("data.split.shares=.8,.1,.2", "data.split (from --set): the shares [0.8, 0.1, 0.2] add"),
         ("text.width=33", "width 33 is not a multiple of heads 2"),
         ("cohort.label=null", "cohort.label is None (from --set): should be a valid string"),

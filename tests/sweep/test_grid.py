@@ -20,6 +20,10 @@ def shipped(name):
     return load_grid(find_grid(name, SEARCH_SPACES))
 
 
+def selected(experiments):
+    return [experiment for experiment in experiments if experiment.selected]
+
+
 def names(experiments):
     return [experiment.name for experiment in experiments]
 
@@ -77,12 +81,18 @@ def test_levels_set_what_their_names_say():
 
 def test_only_takes_a_part_of_a_grid():
     experiments = experiments_of(shipped("paper12"), only=["modality=text", "loss=focal"])
-    assert names(experiments) == ["text-full-focal", "text-sub75-focal"]
+    assert names(selected(experiments)) == ["text-full-focal", "text-sub75-focal"]
+
+
+def test_what_only_leaves_aside_stays_a_member_of_the_study():
+    experiments = experiments_of(shipped("paper12"), only=["modality=text"])
+    assert names(experiments) == names(experiments_of(shipped("paper12")))
+    assert len(selected(experiments)) == 4
 
 
 def test_several_levels_of_one_axis_are_alternatives_in_the_grids_own_order():
     only = ["modality=text", "modality=image", "modality=text", "dataset=full", "loss=bce"]
-    experiments = experiments_of(shipped("paper12"), only=only)
+    experiments = selected(experiments_of(shipped("paper12"), only=only))
     assert names(experiments) == ["image-full-bce", "text-full-bce"]
 
 
@@ -101,7 +111,8 @@ def test_only_names_what_the_grid_has(pair, sentence):
 
 
 def test_seeds_are_innermost_and_the_first_has_no_suffix():
-    experiments = experiments_of(shipped("paper12"), only=["modality=text", "loss=bce"], seeds=3)
+    only = ["modality=text", "loss=bce"]
+    experiments = selected(experiments_of(shipped("paper12"), only=only, seeds=3))
     assert names(experiments)[:4] == [
         "text-full-bce",
         "text-full-bce-seed1",
@@ -231,6 +242,6 @@ def test_a_part_of_a_grid_is_the_same_experiments_as_in_the_whole(data):
         for axis, levels in grid.axes.items()
         for level in data.draw(st.lists(st.sampled_from(list(levels)), unique=True))
     ]
-    part = experiments_of(grid, only=only)
+    part = selected(experiments_of(grid, only=only))
     assert part == [each for each in whole if each in part]
     assert part

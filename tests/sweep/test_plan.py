@@ -54,8 +54,9 @@ def test_data_that_feeds_nothing_is_refused_with_its_reasons(monkeypatch, storag
     source = FakeSource(modalities=(), default=())
     with pytest.raises(InputError) as caught:
         plan_of(monkeypatch, storage, paper12, source)
-    assert "can feed no experiment of this study: clinic has no image; clinic has no text" in str(
-        caught.value
+    assert (
+        "can feed no experiment that is asked for: clinic has no image; clinic has no text"
+        in str(caught.value)
     )
 
 
@@ -123,7 +124,7 @@ def test_a_share_equal_to_the_cohorts_own_is_reached(percent, hundreds):
         (experiment, *_) = experiments_of(grid, only=["dataset=full"])
         data = DataConfig(majority_share=percent / 100)
         config = experiment.config.model_copy(update={"data": data})
-        at_share = type(experiment)(config, experiment.levels, 0)
+        at_share = type(experiment)(config, experiment.levels)
         plan = plan_of(patch, Storage.open("unused", create=False), [at_share], FakeSource())
     manifests = counted(plan, positive=hundreds * (100 - percent), records=hundreds * 100)
     assert leave_out_unreachable(plan, manifests).left_out == ()
