@@ -120,15 +120,17 @@ def test_an_interrupted_training_continues_to_the_same_bits(phantom, tmp_path, m
             raise Interrupted
 
     steps = iter(range(100))
-    first = tmp_path / "first"
+    attempts = tmp_path / "attempts"
+    attempts.mkdir()
+    first, second = attempts / "first", attempts / "second"
     with pytest.raises(Interrupted if how == "after_an_epoch" else TrialStopped):
         if how == "after_an_epoch":
             trained(phantom, config, first, report=break_after_second)
         else:
             trained(phantom, config, first, should_stop=lambda: next(steps) == 3)
     torch.rand(11)  # another process starts with another state
-    second = tmp_path / "second"
-    assert adopt_checkpoint(tmp_path, second)
+    assert adopt_checkpoint(attempts, second)
+    assert load_state(second / LAST_FILE)["epoch"] == (2 if how == "after_an_epoch" else 1)
     continued, again, _ = trained(phantom, config, second)
     assert without_seconds(continued) == without_seconds(whole)
     assert same_weights(weights(again), weights(model))
