@@ -155,7 +155,7 @@ def _sensitivity(
 
 
 def _patients(predictions: Predictions, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number the patients in the order of their first record.
+    """Return each record's patient as a number, counted by first records.
 
     Their names are salted per storage; draws that followed the names' order would not repeat.
     """

@@ -13,7 +13,7 @@ from cxr_ray.evaluation.figures import comparison_figure
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
-from cxr_ray.report.result_table import ResultTable
+from cxr_ray.report.result_table import ResultTable, format_share
 from cxr_ray.report.trial_folder import read_predictions
 from cxr_ray.storage import write_whole
 
@@ -38,20 +38,52 @@ def write_study_tables(
     separates = compare_arms(trials, study["members"], tables.leaderboard)
     found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
     shown: list[ResultTable] = [*found.tables, leaderboard_table(tables.leaderboard)]
+    names = {each["experiment_id"]: each["name"] for each in study["members"]}
+    if not tables.sensitivity.empty:
+        shown.append(sensitivity_table(tables.sensitivity, names))
+    where = (
+        f"Data: {study['data'].partition(':')[0]}, profile {study['profile']}. Printed figures, "
+        "where there are any, are Chao & Li's on MIMIC-CXR."
+    )
     notes = [f"{title}: left out, since {reason}." for title, reason in found.left_out.items()]
     notes += [f"{each['name']}: left out, since {each['reason']}." for each in study["left_out"]]
-    markdown = "\n\n".join([f"# {study['title']}", *(t.to_markdown() for t in shown), *notes])
+    parts = [f"# {study['title']}", where, *(table.to_markdown() for table in shown), *notes]
+    markdown = "\n\n".join(parts)
     write_whole(folder / TABLES_FILE, markdown + "\n")
     for table in shown:
         name = table.title.partition(":")[0].lower().replace(" ", "_")
         write_whole(folder / f"table_{name}.csv", table.to_csv())
-    own = tables.leaderboard[tables.leaderboard["test_set"] == "own"]
-    if not own.empty:
-        names = {each["experiment_id"]: each["name"] for each in study["members"]}
-        comparison_figure(own.assign(name=own["experiment_id"].map(names))).savefig(
-            folder / "auroc.png", dpi=100
-        )
-    return "\n\n".join([*(table.to_text() for table in shown), *notes])
+    # Only on the full test set do models of different class ratios see the same patients.
+    full = tables.leaderboard[tables.leaderboard["test_set"] == "full"]
+    if not full.empty:
+        figure = comparison_figure(full.assign(name=full["experiment_id"].map(names)))
+        figure.savefig(folder / "auroc.png", dpi=100, bbox_inches="tight")
+    return "\n\n".join([where, *(table.to_text() for table in shown), *notes])
+
+
+def sensitivity_table(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> ResultTable:
+    """Lay out what shuffling each modality takes from every multimodal model's AUROC."""
+    rows = []
+    for identity, found in sensitivity[sensitivity["metric"] == "auroc"].groupby(
+        "experiment_id", sort=False
+    ):
+        cells = [names[str(identity)], format_share(found["intact"].iloc[0])]
+        for perturbation in ("image_shuffled", "text_shuffled"):
+            row = found[found["perturbation"] == perturbation].iloc[0]
+            drop, low, high = (f"{row[name]:.3f}" for name in ("drop", "low", "high"))
+            cells += [f"{drop} [{low}, {high}]", f"{row['p_value']:.4f}"]
+        rows.append(tuple(cells))
+    repeats = int(sensitivity["repeats"].max())
+    return ResultTable(
+        title="Sensitivity",
+        caption=(
+            "Drop of AUROC on the full test set when one modality is shuffled between patients: "
+            f"mean of {repeats} permutations, 95 % interval over patients, one-sided p. A drop "
+            "shows that this model uses the modality, not how much information the modality holds."
+        ),
+        columns=("trial", "AUROC", "drop, image shuffled", "p", "drop, text shuffled", "p "),
+        rows=tuple(rows),
+    )
 
 
 def compare_arms(
