@@ -97,8 +97,9 @@ def main(options: argparse.Namespace) -> int:
     print(outcome.text)
     if outcome.interrupted:
         print(f"{outcome.interrupted} trials were interrupted; the same command continues them")
+    names = {member["experiment_id"]: member["name"] for member in outcome.study.record["members"]}
     for identity, reason in outcome.failed.items():
-        print(f"failed: {identity}: {reason}")
+        print(f"failed: {names[identity]}: {reason}")
     print(f"tables: {outcome.study.folder}")
     print(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(outcome.mlflow_uri)}")
     return FAILED if outcome.failed or outcome.interrupted else DONE

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,11 +80,13 @@ class TerminalProgress:
         self._running: dict[str, str] = {}
         self._step = ""
 
-    def planned(self, plan: "Plan", missing: int) -> None:
-        """Say what will be trained and what is left out."""
+    def planned(self, plan: "Plan", missing: int, cohorts: Sequence[str]) -> None:
+        """Say what will be trained, on how many records, and what is left out."""
+        for cohort in cohorts:
+            self._line(cohort)
         self._missing = missing
         asked = len(plan.selected)
-        self._line(f"{asked} experiments, {asked - missing} there already, {missing} to train")
+        self._line(f"experiments: {asked - missing} there already, {missing} to train")
         reasons: dict[str, list[str]] = {}
         for each in plan.left_out:
             reasons.setdefault(each.reason, []).append(each.name)

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cxr_ray.errors import InputError
+
 FanOut = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 
 
@@ -31,4 +33,9 @@ def run_as_ray_tasks(
         if not running:
             return
         done, running = ray.wait(running, num_returns=1)
-        yield from ray.get(done)
+        try:
+            yield from ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InputError):
+                raise error.cause from None  # its sentence, without the worker's traceback
+            raise

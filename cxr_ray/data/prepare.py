@@ -21,7 +21,7 @@ from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data import image_pack, text_pack
 from cxr_ray.data.fan_out import FanOut
-from cxr_ray.data.tokenization import train_wordpiece
+from cxr_ray.data.tokenization import check_pretrained, train_wordpiece
 from cxr_ray.errors import InputError
 from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
 from cxr_ray.storage import Storage, move_whole, write_whole
@@ -95,6 +95,9 @@ def prepare(
     InputError
         If the cohort is unusable, or more records are bad than ``data.max_bad_share`` allows.
     """
+    encoders = {config.text.encoder for config, keys in wanted if keys.text is not None}
+    for encoder in sorted(encoders - {"scratch"}):
+        check_pretrained(encoder)
     config, keys = wanted[0]
     folder = storage.prepared / keys.cohort
     while (lease := acquire_lease(folder, driver)) is None:

@@ -108,6 +108,22 @@ def load_pretrained_tokenizer(name: str) -> Any:
         raise missing_encoder(name, "tokenizer") from error
 
 
+def check_pretrained(name: str) -> None:
+    """Look once whether a pretrained encoder is to be had, before anything rests on it.
+
+    Raises
+    ------
+    InputError
+        If neither a local folder nor the model hub has it.
+    """
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(name, "config.json")
+    except (OSError, ValueError) as error:
+        raise missing_encoder(name, "config.json") from error
+
+
 def missing_encoder(name: str, part: str) -> InputError:
     """Say which file or hub name is wanted and how to supply it from a local folder."""
     return InputError(

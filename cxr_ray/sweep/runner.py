@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError, RayTaskError
 
 from cxr_ray.errors import InputError, TrialError, TrialStopped
 from cxr_ray.lease import Heartbeat, acquire_lease
@@ -202,7 +203,7 @@ class _Follow(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good."""
-        reason = _last_line(trial.get_error())
+        reason = _reason(trial.get_pickled_error() or trial.get_error())
         self.failed[_identity(trial)] = reason
         self._tell("failed", trial, {"reason": reason})
 
@@ -233,7 +234,7 @@ def _train_in_trial(config: dict[str, Any]) -> None:
             run_job(job, World(device=device), tune.report)
     except TrialStopped:
         return
-    except TrialError as error:
+    except (TrialError, InputError) as error:
         # The experiment itself fails: a retry would end the same way.
         tune.report({"failed": str(error)})
 
@@ -246,6 +247,12 @@ def _cost(member: Member) -> float:
     return records * len(config.fusion.modalities)
 
 
-def _last_line(error: BaseException | None) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "its process died"
+def _reason(error: object) -> str:
+    """Say in one line why a trial's process failed."""
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    if isinstance(error, RayActorError):
+        return f"its process died: {lines[0] if lines else 'no reason is known'}"
+    kind = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
+    return kind + (lines[-1] if lines else "its process failed")

@@ -51,8 +51,8 @@ class SweepOptions:
 class Listener(Protocol):
     """Is told how a sweep goes, and draws it."""
 
-    def planned(self, plan: Plan, missing: int) -> None:
-        """Tell the plan, and how many of its trials are missing."""
+    def planned(self, plan: Plan, missing: int, cohorts: Sequence[str]) -> None:
+        """Tell the plan, how many of its trials are missing, and each cohort in a line."""
 
     def preparing(self, what: str, done: int, total: int) -> None:
         """Tell that a step of the preparation went on."""
@@ -151,7 +151,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         for identity in selected:
             shutil.rmtree(storage.trials / identity, ignore_errors=True)
     missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
-    listener.planned(plan, len(missing))
+    listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
 
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
@@ -210,6 +210,17 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         failed=failed,
         interrupted=len(set(selected) - set(done) - set(failed)),
         mlflow_uri=uri,
+    )
+
+
+def _count(manifest: dict[str, Any]) -> str:
+    parts = ", ".join(
+        f"{part} {counts['n']} ({counts['n_positive']})"
+        for part, counts in manifest["parts"].items()
+    )
+    return (
+        f"{manifest['records']} records of {manifest['patients']} patients, "
+        f"{manifest['positive']} positive: {parts}"
     )
 
 

@@ -143,7 +143,7 @@ def test_the_same_command_again_trains_nothing_and_changes_no_byte(undisturbed):
     )
     done = run_sweep(storage)
     assert done.returncode == 0
-    assert "12 there already, 0 to train" in done.stderr
+    assert "experiments: 12 there already, 0 to train" in done.stderr
     assert "starting Ray" not in done.stderr
     assert leaderboard.read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in storage.glob("trials/*/*")} == times
