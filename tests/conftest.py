@@ -1,5 +1,8 @@
 """Fixtures for all tests."""
 
+import os
+from pathlib import Path
+
 import pytest
 from prepared_phantom import PreparedPhantom, tiny_config
 
@@ -12,3 +15,13 @@ def phantom(tmp_path_factory):
     prepared = PreparedPhantom(Storage.open(str(tmp_path_factory.mktemp("storage"))))
     prepared.prepare(tiny_config())
     return prepared
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder with the openly licensed data sets, or a skip."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("CXR_RAY_DATA", default))
+    if not folder.is_dir():
+        pytest.skip("the openly licensed data sets are not here; set CXR_RAY_DATA to their folder")
+    return folder
