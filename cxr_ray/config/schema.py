@@ -203,9 +203,13 @@ class EvaluationConfig(Section):
 
 
 class ComputeConfig(Section):
-    """The arithmetic's precision: recorded with a trial, never part of its identity."""
+    """How the arithmetic is done: recorded with a trial, never part of its identity.
+
+    ``channels_last`` lays images out by pixel; measure whether a model gains by it.
+    """
 
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    channels_last: bool = False
 
 
 class ExperimentConfig(Section):

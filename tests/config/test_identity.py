@@ -95,6 +95,7 @@ DECISIONS = {
     "evaluation.bootstrap": ("200", NEVER),
     "evaluation.ece_bins": ("5", NEVER),
     "compute.precision": ("float64", NEVER),
+    "compute.channels_last": (True, NEVER),
 }
 LOSS_READS = {
     "bce": set(),

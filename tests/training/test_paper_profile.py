@@ -121,6 +121,7 @@ def test_the_result_says_what_was_trained_where_and_for_how_long(trial, phantom,
     assert result["compute"] == {
         "device": "cpu",
         "precision": "float32",
+        "channels_last": False,
         "workers": 1,
         "cpus_per_worker": 1,
     }
