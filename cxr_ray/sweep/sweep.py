@@ -314,6 +314,9 @@ class _Tracking:
         self.problem: str | None = None
 
     def __enter__(self) -> "_Tracking":
+        from cxr_ray.tracking.mlflow_tracker import import_mlflow
+
+        import_mlflow()
         self._tracker = self._pool.submit(self._connect)
         return self
 

@@ -39,6 +39,16 @@ _BATCH = 1000
 _PARAMETERS_BATCH = 100
 
 
+def import_mlflow() -> None:
+    """Import mlflow whole, before another thread (Ray Tune's start) meets half of it."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import mlflow.tracking  # noqa: F401
+
+
 class Tracker:
     """Logs one study; every call is idempotent and may be repeated by a later run."""
 
@@ -50,11 +60,7 @@ class Tracker:
         artifacts
             Where a new MLflow experiment puts its artifacts, or None for the server's own place.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        for name in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        import_mlflow()
         from mlflow.tracking import MlflowClient
 
         self._client: MlflowClient = MlflowClient(uri)

@@ -188,7 +188,7 @@ def _compute_alike_every_time(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Filling every new tensor would cost a sixth of a small model's step, to catch reads of
     # memory never written; torch's own operators make none.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
