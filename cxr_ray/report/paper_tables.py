@@ -112,7 +112,7 @@ def paper_tables(
 
 
 def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
-    """Lay out a leaderboard for printing: one line a trial and test set.
+    """Lay out a leaderboard for printing: a line a trial and test set, one where both are equal.
 
     Parameters
     ----------
@@ -129,6 +129,10 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
     _need(leaderboard, "leaderboard", "modality dataset loss seed test_set n n_positive".split())
     _need(leaderboard, "leaderboard", PRINTED_METRICS)
     rows, ended = [], {}
+    figures = ["experiment_id", "n", "n_positive", *PRINTED_METRICS]
+    equal = leaderboard.duplicated(figures, keep=False) & _is_done(leaderboard)
+    leaderboard = leaderboard.assign(test_set=leaderboard["test_set"].mask(equal, "both"))
+    leaderboard = leaderboard[~(equal & leaderboard.duplicated(figures))]
     names = _trial_names(leaderboard).tolist()
     done = _is_done(leaderboard).tolist()
     for name, ok, row in zip(names, done, leaderboard.to_dict("records"), strict=True):

@@ -42,11 +42,14 @@ def write_study_tables(
     if not tables.sensitivity.empty:
         shown.append(sensitivity_table(tables.sensitivity, names))
     where = (
-        f"Data: {study['data'].partition(':')[0]}, profile {study['profile']}. Printed figures, "
-        "where there are any, are Chao & Li's on MIMIC-CXR."
+        f"Data: {study['source']}, profile {study['profile']}. Printed figures, where there are "
+        "any, are Chao & Li's on MIMIC-CXR."
     )
     notes = [f"{title}: left out, since {reason}." for title, reason in found.left_out.items()]
-    notes += [f"{each['name']}: left out, since {each['reason']}." for each in study["left_out"]]
+    reasons: dict[str, list[str]] = {}
+    for each in study["left_out"]:
+        reasons.setdefault(each["reason"], []).append(each["name"])
+    notes += [f"Left out, since {why}: {', '.join(arms)}." for why, arms in reasons.items()]
     parts = [f"# {study['title']}", where, *(table.to_markdown() for table in shown), *notes]
     markdown = "\n\n".join(parts)
     write_whole(folder / TABLES_FILE, markdown + "\n")

@@ -101,6 +101,7 @@ def open_study(
         "grid": grid_name,
         "grid_text": grid_text,
         "data": data,
+        "source": plan.source_name,
         "data_key": plan.data_key,
         "cohorts": sorted({member.keys.cohort for member in plan.members}),
         "members": [describe_member(m) for m in plan.members if m.id is not None],

@@ -178,3 +178,12 @@ def test_long_names_lose_their_middle_and_a_ragged_table_is_refused():
     assert len(line) <= 40 and ".." in line and "-end" in line
     with pytest.raises(ValueError, match="1 cells under 2 heads"):
         ResultTable("T", "", ("name", "acc"), (("a",),))
+
+
+def test_a_trial_whose_own_test_set_is_the_full_one_has_one_line(leaderboard):
+    same = leaderboard["dataset"] == "full"
+    leaderboard.loc[same & (leaderboard["test_set"] == "full"), PRINTED_METRICS] = leaderboard.loc[
+        same & (leaderboard["test_set"] == "own"), PRINTED_METRICS
+    ].to_numpy()
+    table = leaderboard_table(leaderboard)
+    assert column(table, "test set") == ["both", "both", "own", "full", "own", "full"] * 3
