@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
 FLOW_FILE = "selection_flow.json"
+EMPTY_FILE = "empty_sections.json"
 ROWS_FILE = "rows.sha256"
 
 Progress = Callable[[str, int, int], None]
@@ -67,6 +68,13 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
             f"{manifest['prepare_version']}, this one knows {PREPARE_VERSION}); update cxr_ray"
         )
     return manifest
+
+
+def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
+    """Read how many records of each class have no text in a prepared view."""
+    folder = storage.prepared / keys.cohort / f"text-{keys.text}"
+    counts: dict[str, int] = json.loads((folder / EMPTY_FILE).read_text())
+    return counts
 
 
 def prepare(
@@ -361,7 +369,7 @@ def _tokenize(
     cohort = read_cohort(folder)
     empty = text_pack.count_empty(aside, cohort["row"].to_numpy(), cohort["label"].to_numpy())
     counts = {"negative": empty[0], "positive": empty[1]}
-    write_whole(aside / "empty_sections.json", json.dumps(counts))
+    write_whole(aside / EMPTY_FILE, json.dumps(counts))
     move_whole(aside, folder / f"text-{keys.text}")
 
 

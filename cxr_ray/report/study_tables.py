@@ -22,7 +22,11 @@ LEVEL = 0.05
 
 
 def write_study_tables(
-    folder: Path, trials: Path, study: Mapping[str, Any], tables: StudyTables
+    folder: Path,
+    trials: Path,
+    study: Mapping[str, Any],
+    tables: StudyTables,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Write a study's tables as Markdown and CSV, with a forest plot, and return them as text.
 
@@ -34,6 +38,8 @@ def write_study_tables(
         Folder of the finished trials, for the paired comparisons.
     study
         The content of ``study.json``.
+    remarks
+        Sentences about the data, printed after the tables.
     """
     separates = compare_arms(trials, study["members"], tables.leaderboard)
     found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
@@ -45,7 +51,9 @@ def write_study_tables(
         f"Data: {study['source']}, profile {study['profile']}. Printed figures, where there are "
         "any, are Chao & Li's on MIMIC-CXR."
     )
-    notes = [f"{title}: left out, since {reason}." for title, reason in found.left_out.items()]
+    notes = [*remarks]
+    if found.tables:  # else the study is not about the paper's models
+        notes += [f"{title}: left out, since {why}." for title, why in found.left_out.items()]
     reasons: dict[str, list[str]] = {}
     for each in study["left_out"]:
         reasons.setdefault(each["reason"], []).append(each["name"])

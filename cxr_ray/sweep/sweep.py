@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
-from cxr_ray.data.prepare import is_prepared, prepare, read_manifest
+from cxr_ray.data.prepare import is_prepared, prepare, read_empty_views, read_manifest
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.grid import Grid, expand, load_grid
@@ -153,6 +153,8 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
     listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
 
+    _warn_of_mirrored_alpha(plan, manifests, listener)
+
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     failed: dict[str, str] = {}
@@ -187,7 +189,8 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         from cxr_ray.report.study_tables import write_study_tables
 
         tables = _tabulate(storage, study, plan)
-        text = write_study_tables(study.folder, storage.trials, study.record, tables)
+        notes = _empty_views(storage, plan)
+        text = write_study_tables(study.folder, storage.trials, study.record, tables, notes)
         done = [i for i in members if (storage.trials / i / "result.json").exists()]
         _warn_of_mixed_arithmetic(storage, plan, done, listener)
         listener.phase("logging to MLflow")
@@ -275,6 +278,26 @@ def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
     return tables
 
 
+def _warn_of_mirrored_alpha(
+    plan: Plan, manifests: dict[str, dict[str, Any]], listener: Listener
+) -> None:
+    """Warn where focal loss weighs the majority: alpha is the weight of the positives."""
+    names = []
+    for member in plan.selected:
+        counted, loss = manifests[member.keys.cohort], member.config.loss
+        if (
+            loss.kind == "focal"
+            and loss.alpha > 0.5
+            and 2 * counted["positive"] > counted["records"]
+        ):
+            names.append(member.name)
+    if names:
+        listener.warn(
+            "positives are the majority, and loss.alpha above .5 weighs them up further, in "
+            f"{', '.join(names)}"
+        )
+
+
 def _warn_of_mixed_arithmetic(
     storage: Storage, plan: Plan, done: Sequence[str], listener: Listener
 ) -> None:
@@ -295,6 +318,22 @@ def _warn_of_mixed_arithmetic(
             f"trials of this study were computed with {', '.join(sorted(found))}, and "
             f"{', '.join(sorted(asked))} is asked for; --fresh trains them again"
         )
+
+
+def _empty_views(storage: Storage, plan: Plan) -> list[str]:
+    """Say of each text view how many records have nothing in it, by class."""
+    found = {}
+    for member in plan.selected:
+        if member.keys.text is not None:
+            text = member.config.text
+            view = f"{'+'.join(text.sections)}, mask {text.mask}"
+            found[view] = read_empty_views(storage, member.keys)
+    return [
+        f"Empty texts in the view {view}: {counts['positive']} positive and "
+        f"{counts['negative']} negative."
+        for view, counts in found.items()
+        if sum(counts.values())
+    ]
 
 
 def _published(folder: Path) -> list[Path]:
