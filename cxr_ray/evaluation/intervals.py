@@ -8,7 +8,7 @@ from cxr_ray.evaluation.delong import auroc_interval
 from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.evaluation.proportions import Interval, wilson_interval
-from cxr_ray.evaluation.resampling import PatientSampler
+from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
 
 __all__ = [
     "BOOTSTRAPPED",
@@ -22,7 +22,6 @@ __all__ = [
 BOOTSTRAPPED = tuple(name for name in METRICS if name != "ece")
 STRATIFIED = ("recall", "specificity", "balanced_accuracy", "sensitivity_at_95_specificity")
 FEW_EVENTS = 20
-CHUNK_ELEMENTS = 500_000  # weights in memory at a time, 4 MB a table
 _NO_ECE = Interval(np.nan, np.nan, "none: a resample's ECE is biased upwards")
 
 
@@ -193,10 +192,9 @@ def bootstrap_figures(
     chance = as_scores(probability, len(positive))
     ranked = chance if score is None else as_scores(score, len(positive))
     sampler = PatientSampler.of(positive, groups, stratified=stratified)
-    step = max(1, CHUNK_ELEMENTS // len(positive))
     parts = []
-    for start in range(0, n_resamples, step):
-        weights = sampler.draw_weights(rng, min(step, n_resamples - start))
+    for size in chunk_sizes(n_resamples, len(positive)):
+        weights = sampler.draw_weights(rng, size)
         parts.append(weighted_figures(weights, positive, chance, ranked, threshold))
     return {name: np.concatenate([part[name] for part in parts]) for name in BOOTSTRAPPED}
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels
 
 MAX_REDRAWS = 10_000
+CHUNK_ELEMENTS = 500_000  # weights in memory at a time, 4 MB a table
 
 
 @dataclass(frozen=True)
@@ -154,3 +155,24 @@ class PatientSampler:
         return np.concatenate(
             [stratum[rng.integers(0, len(stratum), len(stratum))] for stratum in self.strata]
         )
+
+
+def chunk_sizes(total: int, width: int) -> list[int]:
+    """Split `total` resamples into runs of which a table of `width` columns stays small.
+
+    Parameters
+    ----------
+    total, width : int
+
+    Returns
+    -------
+    list of int
+        They sum to `total`.
+
+    Examples
+    --------
+    >>> chunk_sizes(250, 5_000)
+    [100, 100, 50]
+    """
+    step = max(1, CHUNK_ELEMENTS // width)
+    return [min(step, total - start) for start in range(0, total, step)]

@@ -73,7 +73,7 @@ class PermutationTest:
     perturbation : str
         ``image_shuffled``, ``text_shuffled``, and with ``_within_class`` where the permutation
         kept to strata; ``image_missing``, ``text_missing`` from
-        `cxr_ray.evaluation.contribution.missing_modality`.
+        `cxr_ray.evaluation.missing.missing_modality`.
     repeats : int
         Number of permutations; 0 where nothing is permuted.
     drops : tuple of MetricDrop
@@ -295,8 +295,8 @@ def percentiles_less_noise(
     >>> rng = np.random.default_rng(0)
     >>> draws = rng.normal(size=(4_000, 1)) + rng.normal(size=(4_000, 1))
     >>> low, high = percentiles_less_noise(draws, [1.0])
-    >>> [round(float(bound[0]), 1) for bound in (low, high)]
-    [-2.0, 2.0]
+    >>> round(float(high[0] - low[0]))  # 2 x 1.96, not sqrt(2) times that
+    4
     """
     spread = draws.var(axis=0)
     share = np.divide(noise, spread, out=np.zeros_like(spread), where=spread > 0)

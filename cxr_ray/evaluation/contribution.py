@@ -1,0 +1,351 @@
+"""What each modality contributes to this model's scores, from cached encoder outputs.
+
+All of it measures use by one trained model, not how much information a modality holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cxr_ray.evaluation.heads import HeadScorer
+from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels, as_scores
+from cxr_ray.evaluation.ranking import auroc_rows
+from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
+from cxr_ray.evaluation.sensitivity import (
+    Modality,
+    PermutationTest,
+    percentiles_less_noise,
+    permute_records,
+)
+
+USED = "used"
+NOT_SHOWN = "not shown to be used"
+USED_P_VALUE = 0.002
+USED_DROP = 0.02
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One figure about a modality.
+
+    Attributes
+    ----------
+    measure : str
+        ``shapley``, ``conditional_utilization``, ``variance_share``, ``covariance_share`` and the
+        latter two with ``_within_class``.
+    modality : str
+        ``image``, ``text``; ``both`` for what belongs to the two together, ``difference`` for
+        image less text.
+    metric : str
+        What the figure is about: ``auroc``, ``balanced_accuracy``, or ``logit``.
+    value : float
+    low, high : float
+        95 % interval over patients.
+    """
+
+    measure: str
+    modality: str
+    metric: str
+    value: float
+    low: float
+    high: float
+
+    def row(self) -> dict[str, Any]:
+        """Give the row of ``contribution.csv``."""
+        return asdict(self)
+
+
+def verdict(test: PermutationTest) -> str:
+    """Say whether a permutation test shows that the model uses the modality.
+
+    Parameters
+    ----------
+    test : PermutationTest
+        Across patients. Under 499 permutations no p-value is small enough.
+
+    Returns
+    -------
+    str
+        ``used`` where AUROC's p <= .002 and its drop is .02 or more, up or down; otherwise
+        ``not shown to be used``, which is not "unused".
+
+    Examples
+    --------
+    >>> from cxr_ray.evaluation.sensitivity import MetricDrop
+    >>> drop = MetricDrop("auroc", 0.9, 0.7, 0.2, 0.15, 0.25, p_value=0.0005)
+    >>> verdict(PermutationTest("image_shuffled", 1999, (drop,)))
+    'used'
+    """
+    found = test["auroc"]
+    shown = found.p_value <= USED_P_VALUE and abs(found.drop) >= USED_DROP
+    return USED if shown else NOT_SHOWN
+
+
+def auroc_shapley(
+    image_part: ArrayLike,
+    text_part: ArrayLike,
+    label: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    permuted: tuple[float, float] | None = None,
+    n_repeats: int = 299,
+    n_resamples: int = 500,
+    shuffles: int = 2,
+    groups: ArrayLike | None = None,
+) -> tuple[Contribution, ...]:
+    """Share what an additive head's AUROC has above chance between the two modalities.
+
+    Parameters
+    ----------
+    image_part, text_part : (N,) array-like
+        The two parts of each record's logit; the intercept changes no rank.
+    label : (N,) array-like of 0/1
+    rng : numpy.random.Generator
+    permuted : (float, float), optional
+        Mean AUROC with the image and with the text permuted, where
+        `cxr_ray.evaluation.sensitivity.permutation_test` has given them already.
+    n_repeats : int
+        Number of permutations of each modality, where `permuted` is not given.
+    n_resamples : int
+        Number of bootstrap resamples of the intervals.
+    shuffles : int
+        Number of fresh permutations of each modality inside a resample, at least 2: two are
+        enough, as their own variance is taken out of the interval.
+    groups : (N,) array-like, optional
+        The patient of each record, where a patient has several.
+
+    Returns
+    -------
+    tuple of Contribution
+        Of the image, the text, and both: the latter is AUROC - .5, the sum of the other two.
+
+    Notes
+    -----
+    Shapley 1953 with two players: v(none) = .5, v(image) = mean AUROC with the text permuted,
+    v(text) with the image permuted, v(both) = intact; the image's share is
+    ``(v(image) - .5 + v(both) - v(text)) / 2``. An interaction is split in equal halves.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> label = np.repeat([0, 1], [90, 10])
+    >>> text = rng.normal(size=100) + 2 * label
+    >>> image, text, both = auroc_shapley(np.zeros(100), text, label, rng=rng, n_repeats=19)
+    >>> bool(abs(image.value + text.value - both.value) < 1e-9), round(image.value, 2)
+    (True, -0.01)
+    """
+    positive = as_labels(label)
+    a, b = (as_scores(part, len(positive)) for part in (image_part, text_part))
+
+    def score_rows(image_index: IntArray, text_index: IntArray) -> FloatArray:
+        return a[image_index] + b[text_index]
+
+    plan = _ShapleyPlan(permuted, n_repeats, n_resamples, shuffles)
+    return _shapley(score_rows, positive, plan, rng, groups)
+
+
+def auroc_shapley_of_head(
+    score: HeadScorer,
+    image: ArrayLike,
+    text: ArrayLike,
+    label: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    permuted: tuple[float, float] | None = None,
+    n_repeats: int = 299,
+    n_resamples: int = 100,
+    shuffles: int = 2,
+    groups: ArrayLike | None = None,
+) -> tuple[Contribution, ...]:
+    """Share the AUROC of a head of any kind between the modalities; see `auroc_shapley`.
+
+    The head runs on N records twice a repeat and ``1 + 2 * shuffles`` times a resample.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(image (M, D), text (M, D)) -> logits (M,)``.
+    image, text : (N, D) array-like
+        Cached features.
+    label, rng, permuted, n_repeats, n_resamples, shuffles, groups
+        As in `auroc_shapley`.
+
+    Returns
+    -------
+    tuple of Contribution
+    """
+    positive = as_labels(label)
+    pixels, words = np.asarray(image), np.asarray(text)
+
+    def score_rows(image_index: IntArray, text_index: IntArray) -> FloatArray:
+        pairs = zip(image_index, text_index, strict=True)
+        return np.stack([np.asarray(score(pixels[i], words[t])).reshape(-1) for i, t in pairs])
+
+    plan = _ShapleyPlan(permuted, n_repeats, n_resamples, shuffles)
+    return _shapley(score_rows, positive, plan, rng, groups)
+
+
+def variance_shares(
+    image_part: ArrayLike,
+    text_part: ArrayLike,
+    label: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    n_resamples: int = 1000,
+    groups: ArrayLike | None = None,
+) -> tuple[Contribution, ...]:
+    """Split the variance of an additive head's logit between its parts, in total and within class.
+
+    Parameters
+    ----------
+    image_part, text_part : (N,) array-like
+    label : (N,) array-like of 0/1
+    rng : numpy.random.Generator
+    n_resamples : int
+        Number of resamples of a plain patient bootstrap.
+    groups : (N,) array-like, optional
+        The patient of each record, where a patient has several.
+
+    Returns
+    -------
+    tuple of Contribution
+        ``variance_share``: Var a, Var b and 2 Cov (modality ``both``) over Var(a + b), which sum
+        to 1; ``covariance_share``: Cov(a, a + b) and Cov(b, a + b) over the same, which sum to 1
+        too. Once more within classes, pooled in proportion to their sizes. Where the logit does not
+        vary every share is 0.
+
+    Notes
+    -----
+    The covariance decomposition of a sum (Lerman & Yitzhaki 1985; Shorrocks 1982). A part may vary
+    without being of any use: these are shares of the logit, not of its accuracy.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> shares = variance_shares([0, 0, 0, 0], [0, 1, 2, 3], [0, 0, 1, 1], rng=rng, n_resamples=9)
+    >>> [(share.modality, share.value) for share in shares[:3]]
+    [('image', 0.0), ('text', 1.0), ('both', 0.0)]
+    """
+    positive = as_labels(label)
+    a, b = (as_scores(part, len(positive)) for part in (image_part, text_part))
+    a, b = a - a.mean(), b - b.mean()  # sums of squares then keep their digits
+    moments = np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b])
+    by_class = np.hstack([moments * positive[:, None], moments * ~positive[:, None]])
+    observed = _shares(by_class.sum(axis=0)[None])
+    sampler = PatientSampler.of(positive, groups)
+    drawn = np.vstack(
+        [
+            _shares(sampler.draw_weights(rng, size) @ by_class)
+            for size in chunk_sizes(n_resamples, len(positive))
+        ]
+    )
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    names = [
+        (f"{measure}{suffix}", modality)
+        for suffix in ("", "_within_class")
+        for measure, modality in (
+            ("variance_share", "image"),
+            ("variance_share", "text"),
+            ("variance_share", "both"),
+            ("covariance_share", "image"),
+            ("covariance_share", "text"),
+        )
+    ]
+    return tuple(
+        Contribution(
+            measure, modality, "logit", float(observed[0, k]), float(low[k]), float(high[k])
+        )
+        for k, (measure, modality) in enumerate(names)
+    )
+
+
+@dataclass(frozen=True)
+class _ShapleyPlan:
+    permuted: tuple[float, float] | None
+    n_repeats: int
+    n_resamples: int
+    shuffles: int
+
+    def __post_init__(self) -> None:
+        if self.n_repeats < 1 or self.n_resamples < 1 or self.shuffles < 2:
+            raise ValueError("n_repeats and n_resamples are at least 1, shuffles at least 2")
+
+
+def _shapley(
+    score_rows: Callable[[IntArray, IntArray], FloatArray],
+    positive: BoolArray,
+    plan: _ShapleyPlan,
+    rng: np.random.Generator,
+    groups: ArrayLike | None,
+) -> tuple[Contribution, ...]:
+    sampler = PatientSampler.of(positive, groups)
+
+    def areas(own: IntArray, block: IntArray | None, repeats: int, side: Modality) -> FloatArray:
+        """AUROCs of the records `own` with one side permuted."""
+        found = np.empty(repeats)
+        for row in range(repeats):
+            others = permute_records(own, rng, blocks=block)[None]
+            pair = (others, own[None]) if side == "image" else (own[None], others)
+            found[row] = auroc_rows(positive[own], score_rows(*pair))[0]
+        return found
+
+    every = np.arange(len(positive))
+    blocks = sampler.block if sampler.grouped else None
+    if plan.permuted is None:
+        without_image = areas(every, blocks, plan.n_repeats, "image").mean()
+        without_text = areas(every, blocks, plan.n_repeats, "text").mean()
+    else:
+        without_image, without_text = plan.permuted
+    both = auroc_rows(positive, score_rows(every[None], every[None]))[0]
+    drawn = np.empty((plan.n_resamples, 3))
+    noise = np.zeros(3)
+    for row in range(plan.n_resamples):
+        own, block = sampler.draw(rng)
+        image, text = (areas(own, block, plan.shuffles, side) for side in ("image", "text"))  # type: ignore[arg-type]
+        whole = auroc_rows(positive[own], score_rows(own[None], own[None]))[0]
+        drawn[row] = _shares_of_auroc(whole, image.mean(), text.mean())
+        # both shares hold half of the two permuted means' difference
+        inner = (image.var(ddof=1) + text.var(ddof=1)) / plan.shuffles / 4
+        noise[:2] += inner / plan.n_resamples
+    low, high = percentiles_less_noise(drawn, noise)
+    values = _shares_of_auroc(both, without_image, without_text)
+    return tuple(
+        Contribution("shapley", name, "auroc", float(values[k]), float(low[k]), float(high[k]))
+        for k, name in enumerate(("image", "text", "both"))
+    )
+
+
+def _shares_of_auroc(
+    both: float, without_image: float, without_text: float
+) -> tuple[float, float, float]:
+    image = (without_text - 0.5 + both - without_image) / 2
+    text = (without_image - 0.5 + both - without_text) / 2
+    return image, text, both - 0.5
+
+
+def _shares(sums: FloatArray) -> FloatArray:
+    """(R, 10) shares of rows of weighted sums of 1, a, b, aa, bb, ab, by class."""
+    hits, others = sums[:, :6], sums[:, 6:]
+    count = hits[:, 0] + others[:, 0]
+    total = _covariance(hits + others)
+    weight = hits[:, 0] / count
+    within = [
+        weight * one + (1 - weight) * other
+        for one, other in zip(_covariance(hits), _covariance(others), strict=True)
+    ]
+    columns = []
+    for var_a, var_b, cov in (total, within):
+        whole = var_a + var_b + 2 * cov
+        varies = whole > 1e-12 * (var_a + var_b)  # parts that cancel leave rounding only
+        parts = (var_a, var_b, 2 * cov, var_a + cov, var_b + cov)
+        columns += [np.where(varies, part / np.where(varies, whole, 1), 0.0) for part in parts]
+    return np.column_stack(columns)
+
+
+def _covariance(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Var a, Var b and Cov of each row of sums."""
+    _, a, b, aa, bb, ab = (sums / sums[:, :1]).T
+    return np.maximum(aa - a * a, 0), np.maximum(bb - b * b, 0), ab - a * b
