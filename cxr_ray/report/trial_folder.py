@@ -57,7 +57,7 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def read_features(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read a trial's encoder outputs and head weights."""
+    """Read a trial's encoder outputs, their means over the training part, and head weights."""
     with np.load(folder / FEATURES_FILE, allow_pickle=False) as file:
         return dict(file)
 

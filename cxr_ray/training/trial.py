@@ -98,7 +98,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
             "training": TRAINING_VERSION,
         },
     }
-    _write_folder(folder, config, arm, model, history, scores, result)
+    _write_folder(folder, config, arm, model, history, scores, train, result)
     if not holds_lease(running, job.attempt):
         raise TrialStopped("another attempt holds the lease of this trial")
     move_whole(folder, storage.trials / job.experiment_id)
@@ -129,6 +129,7 @@ def _write_folder(
     model: Classifier,
     history: list[dict[str, Any]],
     scores: Scores,
+    train: Scores,
     result: dict[str, Any],
 ) -> None:
     """Write everything a trial leaves behind but what is computed from it; the result goes last."""
@@ -147,12 +148,15 @@ def _write_folder(
         logit=scores.logits,
     )
     head = {name: value.detach().cpu().numpy() for name, value in model.head.named_parameters()}
+    # What stands in for a modality that is missing.
+    means = {name: value.mean(axis=0, dtype=np.float64) for name, value in train.features.items()}
     with (folder / "features.npz").open("wb") as file:
         np.savez(
             file,
             allow_pickle=False,
             kind=np.array(config.fusion.kind),
             **scores.features,
+            **{f"train_mean.{name}": value.astype(np.float32) for name, value in means.items()},
             **{f"head.{name}": value for name, value in head.items()},
         )
     (folder / "model").mkdir()

@@ -169,6 +169,8 @@ def test_features_and_head_give_the_logits_again(trial):
     for modality in ("image", "text"):
         assert features[modality].shape == (count, 256)
         assert features[modality].dtype == np.float32
+        assert features[f"train_mean.{modality}"].shape == (256,)
+        assert features[f"train_mean.{modality}"].dtype == np.float32
     joined = np.concatenate([features["image"], features["text"]], axis=1).astype(float)
     logits = joined @ features["head.linear.weight"][0] + features["head.linear.bias"][0]
     assert np.abs(logits - predictions.logit).max() < 1e-5
@@ -178,7 +180,7 @@ def test_scores_cover_both_test_sets_and_both_shuffles(trial):
     scores = json.loads((trial[0] / "scores.json").read_text())
     assert scores["test_sets"]["own"]["auroc"] == scores["test_sets"]["full"]["auroc"]
     shuffles = {row["perturbation"] for row in scores["sensitivity"]}
-    assert shuffles == {"image_shuffled", "text_shuffled"}
+    assert shuffles >= {"image_shuffled", "text_shuffled"}
 
 
 def test_an_attempt_that_lost_its_lease_commits_nothing(phantom):
