@@ -15,6 +15,7 @@ from cxr_ray.report.trial_folder import RESULT_FILE, read_result
 LEADERBOARD_FILE = "leaderboard.csv"
 SUMMARY_FILE = "summary.csv"
 SENSITIVITY_FILE = "sensitivity.csv"
+CONTRIBUTION_FILE = "contribution.csv"
 
 _IDENTITY = ("experiment_id", "modality", "dataset", "loss", "seed")
 _TRAINING = ("train_accuracy", "val_accuracy", "best_epoch", "epochs", "train_seconds")
@@ -22,22 +23,39 @@ _SENSITIVITY = (
     "test_set", "perturbation", "repeats", "metric", "intact", "perturbed", "drop", "low", "high",
     "p_value",
 )  # fmt: skip
+_CONTRIBUTION = (
+    "test_set", "measure", "of_modality", "metric", "value", "low", "high", "verdict",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StudyTables:
-    """One row a trial and test set; pooled over seeds; one row a trial, perturbation and metric."""
+    """What a study's trials scored.
+
+    Attributes
+    ----------
+    leaderboard
+        One row a trial and test set.
+    summary
+        Pooled over seeds.
+    sensitivity
+        One row a multimodal trial, perturbation and metric.
+    contribution
+        One row a multimodal trial, measure, modality that it is about, and metric.
+    """
 
     leaderboard: pd.DataFrame
     summary: pd.DataFrame
     sensitivity: pd.DataFrame
+    contribution: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Write the three CSV files."""
+        """Write the four CSV files."""
         for name, table in (
             (LEADERBOARD_FILE, self.leaderboard),
             (SUMMARY_FILE, self.summary),
             (SENSITIVITY_FILE, self.sensitivity),
+            (CONTRIBUTION_FILE, self.contribution),
         ):
             table.to_csv(folder / name, index=False)
 
@@ -48,7 +66,7 @@ def read_tables(folder: Path) -> StudyTables:
     return StudyTables(
         *(
             pd.read_csv(folder / name, dtype=text)
-            for name in (LEADERBOARD_FILE, SUMMARY_FILE, SENSITIVITY_FILE)
+            for name in (LEADERBOARD_FILE, SUMMARY_FILE, SENSITIVITY_FILE, CONTRIBUTION_FILE)
         )
     )
 
@@ -72,6 +90,7 @@ def collect_tables(
     """
     rows: list[dict[str, Any]] = []
     sensitivity: list[dict[str, Any]] = []
+    contribution: list[dict[str, Any]] = []
     for member in members:
         identity = {name: member[name] for name in _IDENTITY}
         further = member["further"]
@@ -90,13 +109,16 @@ def collect_tables(
             row = {**identity, "test_set": test_set, **figures, **training}
             rows.append({**row, "status": "done", "reason": None, **further})
         sensitivity += [{**identity, **row, **further} for row in scores["sensitivity"]]
+        for row in scores["contribution"]:
+            named = {("of_modality" if k == "modality" else k): v for k, v in row.items()}
+            contribution.append({**identity, **named, **further})
     axes = list(members[0]["further"]) if members else []
     leaderboard = _ordered(pd.DataFrame(rows), axes)
-    columns = [*_IDENTITY, *_SENSITIVITY, *axes]
     return StudyTables(
         leaderboard=leaderboard,
         summary=_pool_seeds(leaderboard, axes),
-        sensitivity=pd.DataFrame(sensitivity, columns=columns),
+        sensitivity=pd.DataFrame(sensitivity, columns=[*_IDENTITY, *_SENSITIVITY, *axes]),
+        contribution=pd.DataFrame(contribution, columns=[*_IDENTITY, *_CONTRIBUTION, *axes]),
     )
 
 

@@ -16,10 +16,12 @@ from scipy.special import expit
 from cxr_ray.config.identity import EVALUATION_VERSION
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.confusion import confusion_rows
+from cxr_ray.evaluation.contribution import auroc_shapley, variance_shares, verdict
 from cxr_ray.evaluation.heads import additive_parts
 from cxr_ray.evaluation.intervals import metric_intervals
 from cxr_ray.evaluation.metrics import score_predictions
-from cxr_ray.evaluation.sensitivity import Modality, permutation_test
+from cxr_ray.evaluation.missing import additive_missing, missing_modality
+from cxr_ray.evaluation.sensitivity import Modality, PermutationTest, permutation_test
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
 from cxr_ray.storage import write_whole
@@ -27,6 +29,7 @@ from cxr_ray.storage import write_whole
 SCORES_FILE = "scores.json"
 FIGURES_FOLDER = "figures"
 TEST_SETS = ("own", "full")
+MODALITIES: tuple[Modality, ...] = ("image", "text")
 AT_VAL = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy", "mcc")
 
 
@@ -43,23 +46,26 @@ def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> di
     Returns
     -------
     ``test_sets``: one dict of metrics by test set name; ``sensitivity``: rows of
-    ``sensitivity.csv``; ``val_accuracy``; ``recipe``.
+    ``sensitivity.csv``; ``contribution``: rows of ``contribution.csv``; ``val_accuracy``;
+    ``recipe``.
     """
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
     path = folder / SCORES_FILE
     if path.exists():
         scores: dict[str, Any] = json.loads(path.read_text())
-        if scores["recipe"] == recipe:
+        if scores["recipe"] == recipe and "contribution" in scores:
             return scores
     predictions = read_predictions(folder)
     # Every draw derives from the experiment, so that scoring again gives the same figures.
     identity = int(read_result(folder)["experiment_id"], 16)
+    sensitivity, contribution = _modality_use(folder, predictions, config, identity)
     scores = {
         "recipe": recipe,
         "test_sets": {
             name: _score_test_set(predictions, name, config, identity) for name in TEST_SETS
         },
-        "sensitivity": _sensitivity(folder, predictions, config, identity),
+        "sensitivity": sensitivity,
+        "contribution": contribution,
         "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
     }
     if figures:
@@ -122,36 +128,86 @@ def _score_test_set(
     return {name: None if _is_nan(value) else value for name, value in found.items()}
 
 
-def _sensitivity(
+def _modality_use(
     folder: Path, predictions: Predictions, config: EvaluationConfig, identity: int
-) -> list[dict[str, Any]]:
-    """Permute each modality of a multimodal model on the full test set."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of ``sensitivity.csv`` and ``contribution.csv`` of a multimodal model, full test set.
+
+    The shuffles across patients use the configured number of resamples, what follows half or a
+    quarter of it: enough for a 95 % interval, and scoring stays a matter of seconds.
+    """
     features = read_features(folder)
     if not {"image", "text"} <= set(features):
-        return []
+        return [], []
     rows = predictions.rows("test", "full")
-    image, text, intercept = additive_parts(
-        features["image"][rows],
-        features["text"][rows],
-        features["head.linear.weight"],
-        features["head.linear.bias"],
-    )
-    found: list[dict[str, Any]] = []
-    modalities: tuple[Modality, ...] = ("image", "text")
-    for number, modality in enumerate(modalities):
-        test = permutation_test(
+    label, groups = predictions.label[rows], _patients(predictions, rows)
+    head = features["head.linear.weight"], features["head.linear.bias"]
+    image, text, intercept = additive_parts(features["image"][rows], features["text"][rows], *head)
+
+    def generator(number: int) -> np.random.Generator:
+        return np.random.default_rng([identity, number])
+
+    def shuffled(modality: Modality, number: int, within: Any, n_resamples: int) -> PermutationTest:
+        return permutation_test(
             image,
             text,
             intercept,
-            predictions.label[rows],
+            label,
             shuffle=modality,
-            rng=np.random.default_rng([identity, number]),
+            rng=generator(number),
             n_repeats=config.permutations,
-            n_resamples=config.bootstrap,
-            groups=_patients(predictions, rows),
+            n_resamples=n_resamples,
+            within=within,
+            groups=groups,
         )
-        found += [{"test_set": "full", **row} for row in test.rows()]
-    return found
+
+    half, quarter = (max(100, config.bootstrap // share) for share in (2, 4))
+    across = (
+        shuffled("image", 0, None, config.bootstrap),
+        shuffled("text", 1, None, config.bootstrap),
+    )
+    # Within classes the two shuffles are one test, whichever side moves.
+    within = shuffled("text", 2, label, half)
+    same = PermutationTest("image_shuffled_within_class", within.repeats, within.drops)
+    tests = [*across, same, within]
+    found = [
+        *auroc_shapley(
+            image,
+            text,
+            label,
+            rng=generator(3),
+            permuted=(across[0]["auroc"].perturbed, across[1]["auroc"].perturbed),
+            n_resamples=quarter,
+            groups=groups,
+        ),
+        *variance_shares(
+            image, text, label, rng=generator(4), n_resamples=config.bootstrap, groups=groups
+        ),
+    ]
+    if "train_mean.image" in features:  # not in folders of earlier versions
+        mean_image, mean_text, _ = additive_parts(
+            features["train_mean.image"][None], features["train_mean.text"][None], *head
+        )
+        missing = missing_modality(
+            image + text + intercept,
+            *additive_missing(image, text, intercept, float(mean_image[0]), float(mean_text[0])),
+            label,
+            rng=generator(5),
+            n_resamples=half,
+            groups=groups,
+        )
+        tests += [missing.image, missing.text]
+        found += missing.utilization
+    verdicts: dict[str, str] = {
+        name: verdict(test) for name, test in zip(MODALITIES, across, strict=True)
+    }
+    sensitivity = [{"test_set": "full", **row} for test in tests for row in test.rows()]
+    for row in sensitivity:
+        row["p_value"] = None if math.isnan(row["p_value"]) else row["p_value"]
+    contribution = [
+        {"test_set": "full", **each.row(), "verdict": verdicts.get(each.modality)} for each in found
+    ]
+    return sensitivity, contribution
 
 
 def _patients(predictions: Predictions, rows: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -215,7 +215,8 @@ def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, fl
         name = f"sensitivity/{row['perturbation']}/{row['metric']}"
         found[name] = row["perturbed"]
         found[f"{name}_drop"] = row["drop"]
-        found[f"{name}_p_value"] = row["p_value"]
+        if row["p_value"] is not None:
+            found[f"{name}_p_value"] = row["p_value"]
     for name in ("train_accuracy", "best_epoch", "epochs", "train_seconds"):
         found[name] = result[name]
     found["val_accuracy"] = scores["val_accuracy"]

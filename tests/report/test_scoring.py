@@ -11,6 +11,7 @@ from cxr_ray.evaluation.ranking import auroc
 from cxr_ray.evaluation.sensitivity import permute_records
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import read_features, read_predictions
+from cxr_ray.training.loop import score
 from cxr_ray.training.trial import build_classifier, run_job
 from cxr_ray.training.world import World
 
@@ -80,6 +81,58 @@ def test_cached_features_give_what_permuted_batches_through_the_whole_model_give
     assert row["p_value"] == pytest.approx((1 + at_least) / (REPEATS + 1))
 
 
+def test_the_features_mean_over_the_training_part_is_kept_for_what_is_missing(
+    folder, phantom, config
+):
+    arm = phantom.arm(config)
+    model = build_classifier(config, arm, World())
+    model.load_state_dict(load_file(folder / "model" / "model.safetensors"))
+    trained = score(config, arm, model, arm.indices("train", own=True), World())
+    features = read_features(folder)
+    for modality in ("image", "text"):
+        mean = features[f"train_mean.{modality}"]
+        assert mean.dtype == np.float32
+        np.testing.assert_allclose(mean, trained.features[modality].mean(0), atol=1e-5)
+
+
+def test_every_way_of_taking_a_modality_away_is_scored_with_an_interval(folder, config):
+    scores = score_folder(folder, config.evaluation, figures=False)
+    auroc_rows = {
+        row["perturbation"]: row for row in scores["sensitivity"] if row["metric"] == "auroc"
+    }
+    assert set(auroc_rows) == {
+        f"{modality}_{how}"
+        for modality in ("image", "text")
+        for how in ("shuffled", "shuffled_within_class", "missing")
+    }
+    for name, row in auroc_rows.items():
+        assert (row["p_value"] is None) == name.endswith("missing")
+        assert row["low"] <= row["high"]
+    contribution = {(r["measure"], r["modality"], r["metric"]): r for r in scores["contribution"]}
+    assert len(contribution) == len(scores["contribution"]) == 3 + 10 + 6
+    shapley = [contribution["shapley", m, "auroc"] for m in ("image", "text", "both")]
+    assert abs(shapley[0]["value"] + shapley[1]["value"] - shapley[2]["value"]) < 1e-9
+    assert shapley[2]["value"] == pytest.approx(auroc_rows["image_shuffled"]["intact"] - 0.5)
+    # 19 permutations cannot reach the p-value that the verdict asks for
+    assert shapley[0]["verdict"] == shapley[1]["verdict"] == "not shown to be used"
+    assert shapley[2]["verdict"] is None
+
+
+def test_a_folder_without_training_means_is_scored_for_all_but_what_is_missing(
+    folder, config, tmp_path
+):
+    copied = tmp_path / "earlier"
+    copied.mkdir()
+    for name in ("predictions.parquet", "result.json"):
+        (copied / name).write_bytes((folder / name).read_bytes())
+    kept = {k: v for k, v in read_features(folder).items() if not k.startswith("train_mean")}
+    np.savez(copied / "features.npz", **kept)
+    found = score_folder(copied, config.evaluation, figures=False)
+    whole = score_folder(folder, config.evaluation, figures=False)
+    assert found["sensitivity"] == [r for r in whole["sensitivity"] if r["repeats"]]
+    assert found["contribution"] == whole["contribution"][:13]
+
+
 def test_scoring_again_changes_no_byte_and_draws_nothing(folder, config):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     score_folder(folder, config.evaluation, figures=True)
@@ -91,7 +144,7 @@ def test_another_recipe_is_scored_anew_without_touching_the_result(folder, confi
     result = (folder / "result.json").read_bytes()
     finer = config.evaluation.model_copy(update={"permutations": 29})
     scores = score_folder(folder, finer, figures=False)
-    assert {row["repeats"] for row in scores["sensitivity"]} == {29}
+    assert {row["repeats"] for row in scores["sensitivity"]} == {29, 0}
     assert (folder / "result.json").read_bytes() == result
     again = score_folder(folder, config.evaluation, figures=False)
     assert again == json.loads(kept)
@@ -117,13 +170,14 @@ def test_a_model_of_one_modality_has_no_sensitivity_to_the_other(phantom):
     run_job(job, World(), lambda row: None)
     folder = phantom.storage.trials / job.experiment_id
     scores = score_folder(folder, config.evaluation, figures=True)
-    assert scores["sensitivity"] == []
+    assert scores["sensitivity"] == scores["contribution"] == []
     own, full = (scores["test_sets"][name] for name in ("own", "full"))
     assert own["n"] < full["n"]
     assert own["n_positive"] == full["n_positive"]
     assert set(read_features(folder)) == {
         "kind",
         "image",
+        "train_mean.image",
         "head.linear.weight",
         "head.linear.bias",
     }

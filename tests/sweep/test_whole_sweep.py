@@ -95,8 +95,15 @@ def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
     pd.testing.assert_frame_equal(own[figures], whole[figures])
     sensitivity = pd.read_csv(storage / "studies/paper12/sensitivity.csv")
     assert set(sensitivity["modality"]) == {"multimodal"}
-    assert set(sensitivity["perturbation"]) == {"image_shuffled", "text_shuffled"}
-    assert len(sensitivity) == 4 * 2 * 6
+    assert set(sensitivity["perturbation"]) == {
+        f"{modality}_{how}"
+        for modality in ("image", "text")
+        for how in ("shuffled", "shuffled_within_class", "missing")
+    }
+    assert len(sensitivity) == 4 * 6 * 6
+    contribution = pd.read_csv(storage / "studies/paper12/contribution.csv")
+    assert len(contribution) == 4 * (3 + 10 + 6)
+    assert not contribution[["value", "low", "high"]].isna().any(axis=None)
     assert not list(storage.glob("running/*/*"))
 
 
