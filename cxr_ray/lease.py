@@ -113,10 +113,11 @@ class Heartbeat:
         here = socket.gethostname(), os.getpid()
         while not self._stop.wait(HEARTBEAT_SECONDS):
             for folder in tuple(self._folders):
-                # A lease lost meanwhile is its new holder's to keep fresh.
-                lease = read_lease(folder)
-                if lease is not None and (lease.host, lease.pid) == here:
-                    with contextlib.suppress(FileNotFoundError):
+                # A shared folder that does not answer once must not end the thread.
+                with contextlib.suppress(OSError):
+                    # A lease lost meanwhile is its new holder's to keep fresh.
+                    lease = read_lease(folder)
+                    if lease is not None and (lease.host, lease.pid) == here:
                         os.utime(folder / LEASE_FILE)
 
 

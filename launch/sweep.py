@@ -13,6 +13,7 @@ from terminal import (
     add_data_arguments,
     git_commit,
     run_script,
+    without_password,
 )
 
 EXAMPLE = """examples:
@@ -82,7 +83,9 @@ def main(options: argparse.Namespace) -> int:
         max_concurrent=options.max_concurrent,
         only=[pair for each in options.only for pair in each.split(",")],
         fresh=options.fresh,
-        command=shlex.join(["python", f"launch/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        command=without_password(
+            shlex.join(["python", f"launch/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        ),
         git_commit=None if options.dry_run else git_commit(),
     )
     if options.dry_run:
@@ -101,7 +104,9 @@ def main(options: argparse.Namespace) -> int:
     for identity, reason in outcome.failed.items():
         print(f"failed: {names[identity]}: {reason}")
     print(f"tables: {outcome.study.folder}")
-    print(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(outcome.mlflow_uri)}")
+    uri = without_password(outcome.mlflow_uri)
+    served = uri.startswith(("http:", "https:", "databricks"))
+    print(f"MLflow: {uri if served else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}")
     return FAILED if outcome.failed or outcome.interrupted else DONE
 
 

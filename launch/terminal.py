@@ -1,6 +1,7 @@
 """What the launch scripts share: exit codes, the version check, and progress on a terminal."""
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -55,6 +56,11 @@ def git_commit() -> str | None:
     if commit.returncode:
         return None
     return commit.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
+
+
+def without_password(text: str) -> str:
+    """Take the user's part out of every address in a text."""
+    return re.sub(r"://[^/\s@]+@", "://", text)
 
 
 def _warn_of_other_version() -> None:
@@ -131,7 +137,7 @@ class TerminalProgress:
 
     def warn(self, sentence: str) -> None:
         """Say what is not as it should be."""
-        self._line(f"warning: {sentence}")
+        self._line(f"warning: {without_password(sentence)}")
 
     def close(self) -> None:
         """Clear the live line."""

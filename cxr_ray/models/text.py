@@ -55,19 +55,16 @@ def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
 def _load_pretrained(name: str) -> nn.Module:
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     try:
-        described = AutoConfig.from_pretrained(name)
-        # A pooling layer would hold parameters that never see a gradient.
-        pooler = {"add_pooling_layer": False} if described.model_type == "bert" else {}
-        model: nn.Module = AutoModel.from_pretrained(
-            name, dtype=torch.float32, weights_only=True, **pooler
-        )
+        model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, weights_only=True)
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "checkpoint") from error
     except SafetensorError as error:
         raise InputError(f"text.encoder {name}: no whole safetensors file") from error
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # type: ignore[assignment]  # its parameters would never see a gradient, which DDP refuses
     return model
 
 

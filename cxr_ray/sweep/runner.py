@@ -11,14 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from cxr_ray.errors import InputError, TrialError, TrialStopped
-from cxr_ray.lease import Heartbeat, acquire_lease
+from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.resources import TrialResources, count_slots
@@ -26,7 +27,8 @@ from cxr_ray.training.job import Job
 
 PROCESS_RETRIES = 2
 WAIT_SECONDS = 2.0
-# Worker processes compute alike on every run and machine, and send nothing home.
+# Worker processes send nothing home and compute alike in every run on one kind of processor. MKL's
+# COMPATIBLE would hold between processors too, and doubles the time of a small BERT's step.
 WORKER_ENVIRONMENT = {
     "MKL_CBWR": "AUTO,STRICT",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -57,6 +59,8 @@ def start_ray(address: str | None) -> None:
     """Start a local Ray, or join the cluster at ``address``."""
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # A failed trial's reason is told in one line; its traceback is not Tune's to print.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     local: dict[str, Any] = {}
     if address is None:
         local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
@@ -84,6 +88,7 @@ def run_members(
     *,
     driver: str,
     max_concurrent: int | None,
+    git_commit: str | None,
     on_event: Callable[[TrialEvent], None],
 ) -> dict[str, str]:
     """Train the members that are missing, on a started Ray.
@@ -101,7 +106,7 @@ def run_members(
         while missing := [
             m for m in missing_members(storage, members) if m.trained_id not in failed
         ]:
-            jobs = []
+            jobs, leases = [], {}
             for member in sorted(missing, key=_cost, reverse=True):
                 running = storage.running / member.trained_id
                 lease = acquire_lease(running, driver)
@@ -112,6 +117,7 @@ def run_members(
                     shutil.rmtree(running, ignore_errors=True)
                     continue
                 heartbeat.add(running)
+                leases[running] = lease
                 jobs.append(
                     Job(
                         storage=str(storage.root),
@@ -119,6 +125,7 @@ def run_members(
                         attempt=lease.attempt,
                         config=member.config.model_dump(mode="json"),
                         keys=asdict(member.keys),
+                        git_commit=git_commit,
                         **asdict(need),
                     )
                 )
@@ -127,6 +134,9 @@ def run_members(
                 continue
             by_id = {member.trained_id: member for member in missing}
             failed |= _tune(jobs, by_id, need, slots, on_event)
+            for running, lease in leases.items():
+                heartbeat.discard(running)
+                release_lease(running, lease)
             left = {m.trained_id for m in missing_members(storage, members)}
             if any(job.experiment_id in left - set(failed) for job in jobs):
                 break  # interrupted
@@ -203,7 +213,7 @@ class _Follow(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good."""
-        reason = _reason(trial.get_pickled_error() or trial.get_error())
+        reason = _reason(trial)
         self.failed[_identity(trial)] = reason
         self._tell("failed", trial, {"reason": reason})
 
@@ -247,8 +257,13 @@ def _cost(member: Member) -> float:
     return records * len(config.fusion.modalities)
 
 
-def _reason(error: object) -> str:
-    """Say in one line why a trial's process failed."""
+def _reason(trial: Any) -> str:
+    """Say in one line why a trial's process failed, from what Tune wrote beside it."""
+    error: object = None
+    if trial.pickled_error_file is not None:
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    elif trial.error_file is not None:
+        error = Path(trial.error_file).read_text()
     if isinstance(error, RayTaskError):
         error = error.cause
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]

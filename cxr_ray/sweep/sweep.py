@@ -2,16 +2,16 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
-from cxr_ray.data.prepare import is_prepared, prepare, read_empty_views, read_manifest
+from cxr_ray.data.prepare import is_prepared, prepare, read_manifest
 from cxr_ray.errors import InputError
+from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.grid import Grid, expand, load_grid
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
@@ -21,7 +21,6 @@ from cxr_ray.sweep.study import Study, check_study, open_study
 if TYPE_CHECKING:
     from cxr_ray.report.leaderboard import StudyTables
     from cxr_ray.sweep.runner import TrialEvent
-    from cxr_ray.tracking.mlflow_tracker import Tracker
 
 TABLES_KEY_FILE = ".tables_key"
 
@@ -148,17 +147,21 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     members = {each["experiment_id"]: each for each in study.record["members"]}
     selected = [member.trained_id for member in plan.selected]
     if options.fresh:
-        for identity in selected:
-            shutil.rmtree(storage.trials / identity, ignore_errors=True)
+        _forget(storage, selected, driver)
     missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
     listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
+    from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm
 
-    _warn_of_mirrored_alpha(plan, manifests, listener)
+    remarks = remark_on_alpha(plan, manifests) + remark_on_batch_norm(plan, options.resources)
+    for remark in remarks:
+        listener.warn(remark)
 
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     failed: dict[str, str] = {}
-    with _Tracking(uri, artifacts, study) as tracking:
+    from cxr_ray.tracking.background import BackgroundTracker
+
+    with BackgroundTracker(uri, artifacts, study.record) as tracking:
         if missing:
             from cxr_ray.sweep.runner import run_members, start_ray
 
@@ -181,18 +184,19 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
                 options.resources,
                 driver=driver,
                 max_concurrent=options.max_concurrent,
+                git_commit=options.git_commit,
                 on_event=follow,
             )
             for identity, reason in failed.items():
                 study.write_failed(identity, reason)
         listener.phase("scoring")
         from cxr_ray.report.study_tables import write_study_tables
+        from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
-        tables = _tabulate(storage, study, plan)
-        notes = _empty_views(storage, plan)
-        text = write_study_tables(study.folder, storage.trials, study.record, tables, notes)
         done = [i for i in members if (storage.trials / i / "result.json").exists()]
-        _warn_of_mixed_arithmetic(storage, plan, done, listener)
+        tables = _tabulate(storage, study, plan, done)
+        remarks += remark_on_arithmetic(storage, plan, done) + remark_on_empty_texts(storage, plan)
+        text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         listener.phase("logging to MLflow")
         for identity in done:
             tracking.log_trial(members[identity], storage.trials / identity)
@@ -254,16 +258,25 @@ def _prepare_missing(
     return started
 
 
-def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
+def _forget(storage: Storage, identities: Sequence[str], driver: str) -> None:
+    """Remove finished trials and what was begun of them, but for those that somebody trains now."""
+    for identity in identities:
+        running = storage.running / identity
+        if acquire_lease(running, driver) is not None:
+            shutil.rmtree(storage.trials / identity, ignore_errors=True)
+            shutil.rmtree(running, ignore_errors=True)
+
+
+def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -> "StudyTables":
     """Gather the study's tables, or read them where nothing that they rest on has changed."""
     from cxr_ray.report.leaderboard import LEADERBOARD_FILE, collect_tables, read_tables
+    from cxr_ray.report.trial_folder import read_result
 
     config = plan.members[0].config.evaluation
-    done = [m.id for m in plan.members if m.id and (storage.trials / m.id).exists()]
     key = digest(
         {
             "members": study.record["members"],
-            "done": done,
+            "done": [read_result(storage.trials / identity)["attempt"] for identity in done],
             "ended": study.ended(),
             "version": EVALUATION_VERSION,
             "evaluation": config.model_dump(mode="json"),
@@ -278,113 +291,5 @@ def _tabulate(storage: Storage, study: Study, plan: Plan) -> "StudyTables":
     return tables
 
 
-def _warn_of_mirrored_alpha(
-    plan: Plan, manifests: dict[str, dict[str, Any]], listener: Listener
-) -> None:
-    """Warn where focal loss weighs the majority: alpha is the weight of the positives."""
-    names = []
-    for member in plan.selected:
-        counted, loss = manifests[member.keys.cohort], member.config.loss
-        if (
-            loss.kind == "focal"
-            and loss.alpha > 0.5
-            and 2 * counted["positive"] > counted["records"]
-        ):
-            names.append(member.name)
-    if names:
-        listener.warn(
-            "positives are the majority, and loss.alpha above .5 weighs them up further, in "
-            f"{', '.join(names)}"
-        )
-
-
-def _warn_of_mixed_arithmetic(
-    storage: Storage, plan: Plan, done: Sequence[str], listener: Listener
-) -> None:
-    """Warn where trials were computed with another device or precision than their like.
-
-    Neither is part of an experiment's identity, so that a finished trial is not trained again.
-    """
-    from cxr_ray.report.trial_folder import read_result
-
-    found = {
-        f"{how['precision']} on {how['device']}"
-        for how in (read_result(storage.trials / identity)["compute"] for identity in done)
-    }
-    asked = {member.config.compute.precision for member in plan.selected}
-    precisions = asked | {each.partition(" on ")[0] for each in found}
-    if len(found) > 1 or len(precisions) > 1:
-        listener.warn(
-            f"trials of this study were computed with {', '.join(sorted(found))}, and "
-            f"{', '.join(sorted(asked))} is asked for; --fresh trains them again"
-        )
-
-
-def _empty_views(storage: Storage, plan: Plan) -> list[str]:
-    """Say of each text view how many records have nothing in it, by class."""
-    found = {}
-    for member in plan.selected:
-        if member.keys.text is not None:
-            text = member.config.text
-            view = f"{'+'.join(text.sections)}, mask {text.mask}"
-            found[view] = read_empty_views(storage, member.keys)
-    return [
-        f"Empty texts in the view {view}: {counts['positive']} positive and "
-        f"{counts['negative']} negative."
-        for view, counts in found.items()
-        if sum(counts.values())
-    ]
-
-
 def _published(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in {".csv", ".md", ".png"})
-
-
-class _Tracking:
-    """Runs the tracker's calls one after the other in a thread, off the trials' way.
-
-    The first call that fails ends the tracking of this run; the next run repeats what is missing.
-    """
-
-    def __init__(self, uri: str, artifacts: Path | None, study: Study) -> None:
-        self._uri, self._artifacts, self._study = uri, artifacts, study
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
-        self._calls: list[Future[None]] = []
-        self.problem: str | None = None
-
-    def __enter__(self) -> "_Tracking":
-        from cxr_ray.tracking.mlflow_tracker import import_mlflow
-
-        import_mlflow()
-        self._tracker = self._pool.submit(self._connect)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True)
-        errors = [self._tracker.exception(), *(call.exception() for call in self._calls)]
-        for error in errors:
-            if error is not None and self.problem is None:
-                lines = str(error).strip().splitlines()
-                self.problem = lines[0] if lines else type(error).__name__
-
-    def log_trial(self, member: dict[str, Any], folder: Path) -> None:
-        """Queue a finished trial."""
-        self._call(lambda tracker: tracker.log_trial(self._study.record, member, folder))
-
-    def log_failed(self, member: dict[str, Any], reason: str) -> None:
-        """Queue a failed trial."""
-        self._call(lambda tracker: tracker.log_failed(self._study.record, member, reason))
-
-    def finish(self, artifacts: list[Path], *, complete: bool) -> None:
-        """Queue the closing of the parent run."""
-        self._call(lambda tracker: tracker.finish(self._study.record, artifacts, complete=complete))
-
-    def _connect(self) -> "Tracker":
-        from cxr_ray.tracking.mlflow_tracker import Tracker
-
-        tracker = Tracker(self._uri, self._artifacts)
-        tracker.start(self._study.record)
-        return tracker
-
-    def _call(self, call: Callable[["Tracker"], None]) -> None:
-        self._calls.append(self._pool.submit(lambda: call(self._tracker.result())))

@@ -118,10 +118,8 @@ class Tracker:
             "data": study["data"].partition(":")[0],
         }
         if parents:
+            # Its commit stays the first one's; each child has the commit that trained it.
             self._parent = parents[0].info.run_id
-            for key, value in tags.items():
-                if parents[0].data.tags.get(key) != value:
-                    self._client.set_tag(self._parent, key, value)
         else:
             self._parent = self._client.create_run(
                 self._experiment, tags=tags, run_name=name
@@ -134,8 +132,14 @@ class Tracker:
 
         scores = json.loads((folder / SCORES_FILE).read_text())
         result = read_result(folder)
-        recipe = json.dumps(scores["recipe"], sort_keys=True)
+        # A trial that was trained again, or scored by another recipe, is logged anew.
+        recipe = json.dumps([result["attempt"], scores["recipe"]], sort_keys=True)
         run = self._child(study, member)
+        if run.data.tags.get("attempt", result["attempt"]) != result["attempt"]:
+            # Its parameters cannot be changed, and its curves are another training's.
+            self._client.delete_run(run.info.run_id)
+            del self._children[member["experiment_id"]]
+            run = self._child(study, member)
         if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
             return
         run_id, when = run.info.run_id, run.info.start_time
@@ -159,6 +163,10 @@ class Tracker:
         self._client.log_artifact(run_id, str(folder / "config.yaml"))
         if self._local:
             self._client.log_artifact(run_id, str(folder / PREDICTIONS_FILE))
+        if "reason" in run.data.tags:
+            self._client.delete_tag(run_id, "reason")
+        self._client.set_tag(run_id, "attempt", result["attempt"])
+        self._client.set_tag(run_id, "git_commit", result["versions"]["git_commit"] or "unknown")
         self._client.set_tag(run_id, "logged", recipe)
         self._client.set_terminated(run_id, "FINISHED")
 

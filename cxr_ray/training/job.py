@@ -16,3 +16,4 @@ class Job:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+    git_commit: str | None = None

@@ -69,7 +69,7 @@ def fit(
     Raises
     ------
     TrialError
-        If the loss is not finite.
+        If the training loss or a validation logit is not finite.
     TrialStopped
         If ``should_stop`` said so.
     """
@@ -102,8 +102,6 @@ def fit(
         row = {"epoch": epoch, "lr": rate, "train_loss": train_loss}
         row |= _validate(config, arm, model, loss, world)
         row["seconds"] = time.perf_counter() - began
-        if not math.isfinite(row["val_loss"]):
-            raise TrialError(f"the validation loss is {row['val_loss']} in epoch {epoch}")
         history.append(row)
         if _improves(config.train.monitor, history, best_epoch):
             best_epoch = epoch
@@ -210,6 +208,8 @@ def _validate(
 ) -> dict[str, float]:
     """Score the full validation part once; the arm's own part is a subset of it."""
     scores = score(config, arm, model, arm.indices("val", own=False), world)
+    if not np.isfinite(scores.logits).all():
+        raise TrialError("the validation logits are not finite")
     own = arm.own[scores.records]
     label = arm.label[scores.records]
     losses = loss(

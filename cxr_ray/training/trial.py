@@ -50,8 +50,14 @@ def run_job(job: Job, world: World, report: Report) -> None:
     running = storage.running / job.experiment_id
     attempt = running / job.attempt
     began = time.perf_counter()
+    compute = {
+        "device": _device_name(world.device),
+        **config.compute.model_dump(mode="json"),
+        "workers": world.size,
+        "cpus_per_worker": job.cpus_per_worker,
+    }
     if world.is_first:
-        adopt_checkpoint(running, attempt)
+        adopt_checkpoint(running, attempt, compute)
     world.gather(None)
 
     _compute_alike_every_time(job.cpus_per_worker)
@@ -86,16 +92,13 @@ def run_job(job: Job, world: World, report: Report) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "keys": job.keys,
-        "compute": {
-            "device": _device_name(world.device),
-            **config.compute.model_dump(mode="json"),
-            "workers": job.workers,
-            "cpus_per_worker": job.cpus_per_worker,
-        },
+        "attempt": job.attempt,
+        "compute": compute,
         "versions": {
             "cxr_ray": __version__,
             "torch": torch.__version__,
             "training": TRAINING_VERSION,
+            "git_commit": job.git_commit,
         },
     }
     _write_folder(folder, config, arm, model, history, scores, train, result)

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -6,11 +9,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.training import loop
-from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, adopt_checkpoint, load_state
+from cxr_ray.training.checkpoint import (
+    BEST_FILE,
+    COMPUTE_FILE,
+    LAST_FILE,
+    adopt_checkpoint,
+    load_state,
+    save_state,
+)
 from cxr_ray.training.loop import fit, score
 from cxr_ray.training.trial import build_classifier
 from cxr_ray.training.world import World
 
+COMPUTE = {"device": "cpu", "precision": "float32", "workers": 1}
 EXACT = {
     "compute__precision": "float64",
     "image__batch_norm": "frozen",
@@ -32,6 +43,7 @@ def trained(phantom, config, folder, *, report=lambda row: None, should_stop=lam
     arm = phantom.arm(config)
     model = build_classifier(config, arm, World())
     folder.mkdir(exist_ok=True)
+    (folder / COMPUTE_FILE).write_text(json.dumps(COMPUTE))
     history = fit(config, arm, model, folder, world=World(), report=report, should_stop=should_stop)
     return history, model, arm
 
@@ -129,7 +141,7 @@ def test_an_interrupted_training_continues_to_the_same_bits(phantom, tmp_path, m
         else:
             trained(phantom, config, first, should_stop=lambda: next(steps) == 3)
     torch.rand(11)  # another process starts with another state
-    assert adopt_checkpoint(attempts, second)
+    assert adopt_checkpoint(attempts, second, COMPUTE)
     assert load_state(second / LAST_FILE)["epoch"] == (2 if how == "after_an_epoch" else 1)
     continued, again, _ = trained(phantom, config, second)
     assert without_seconds(continued) == without_seconds(whole)
@@ -161,14 +173,48 @@ def test_the_furthest_checkpoint_of_earlier_attempts_is_adopted_and_stays_where_
         )
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / LAST_FILE).write_bytes(b"")  # its best weights never came
-    assert adopt_checkpoint(tmp_path, tmp_path / "new")
+    assert adopt_checkpoint(tmp_path, tmp_path / "new", COMPUTE)
     assert load_state(tmp_path / "new" / LAST_FILE)["epoch"] == 2
     assert (tmp_path / "far" / BEST_FILE).exists()
     assert len(trained(phantom, config, tmp_path / "new")[0]) == 3
 
 
+def test_a_checkpoint_of_another_arithmetic_is_not_continued(phantom, tmp_path):
+    trained(phantom, tiny_config(fusion__modalities="text"), tmp_path / "old")
+    for name, changed in (("precise", {"precision": "float64"}), ("many", {"workers": 2})):
+        assert not adopt_checkpoint(tmp_path, tmp_path / name, {**COMPUTE, **changed})
+    assert adopt_checkpoint(tmp_path, tmp_path / "alike", COMPUTE)
+
+
+def test_adopting_while_the_earlier_worker_saves_pairs_no_state_with_an_older_best(
+    tmp_path, monkeypatch
+):
+    """The earlier worker saves a better epoch between the two copies."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / COMPUTE_FILE).write_text(json.dumps(COMPUTE))
+
+    def save_epoch(epoch):
+        save_state(old / BEST_FILE, {"made_in": epoch})
+        save_state(old / LAST_FILE, {"epoch": epoch + 1, "best_epoch": epoch})
+
+    save_epoch(0)
+    copy, copies = shutil.copyfile, []
+
+    def copy_and_save(source, target):
+        copy(source, target)
+        copies.append(target)
+        if len(copies) == 1:
+            save_epoch(1)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_save)
+    assert adopt_checkpoint(tmp_path, new, COMPUTE)
+    state = load_state(new / LAST_FILE)
+    assert load_state(new / BEST_FILE)["made_in"] >= state["best_epoch"]
+
+
 def test_the_first_attempt_has_nothing_to_adopt(tmp_path):
-    assert not adopt_checkpoint(tmp_path, tmp_path / "first")
+    assert not adopt_checkpoint(tmp_path, tmp_path / "first", COMPUTE)
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_its_place(phantom, tmp_path):
@@ -188,9 +234,13 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_its_place(phantom, tmp_p
         )
 
 
-def test_a_validation_loss_that_is_not_finite_fails_the_trial(phantom, tmp_path, monkeypatch):
-    scripted(monkeypatch, [float("nan")])
-    with pytest.raises(TrialError, match="validation loss is nan in epoch 0"):
+def test_validation_logits_that_are_not_finite_fail_the_trial(phantom, tmp_path, monkeypatch):
+    def poison(config, arm, train, model, *_):
+        model.head.linear.weight.data.fill_(float("nan"))
+        return 0.5
+
+    monkeypatch.setattr(loop, "_train_epoch", poison)
+    with pytest.raises(TrialError, match="validation logits are not finite"):
         trained(phantom, tiny_config(fusion__modalities="text"), tmp_path)
 
 

@@ -51,5 +51,5 @@ def test_a_trial_that_broke_off_keeps_its_checkpoint_and_has_no_finished_folder(
     with pytest.raises(Killed):
         run_job(job, World(), kill_after_second_epoch)
     attempt = phantom.storage.running / job.experiment_id / job.attempt
-    assert {path.name for path in attempt.iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in attempt.iterdir()} == {"last.pt", "best.pt", "compute.json"}
     assert not (phantom.storage.trials / job.experiment_id).exists()

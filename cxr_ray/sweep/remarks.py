@@ -1,0 +1,74 @@
+"""What a reader of a study should know besides its figures, in sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cxr_ray.data.prepare import read_empty_views
+from cxr_ray.report.trial_folder import read_result
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.plan import Plan
+from cxr_ray.sweep.resources import TrialResources
+
+
+def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tell where focal loss weighs the majority: alpha is the weight of the positives."""
+    names = []
+    for member in plan.selected:
+        counted, loss = manifests[member.keys.cohort], member.config.loss
+        if (
+            loss.kind == "focal"
+            and loss.alpha > 0.5
+            and 2 * counted["positive"] > counted["records"]
+        ):
+            names.append(member.name)
+    if not names:
+        return []
+    return [
+        "Positives are the majority, and loss.alpha above .5 weighs them up further, in "
+        f"{', '.join(names)}."
+    ]
+
+
+def remark_on_batch_norm(plan: Plan, need: TrialResources) -> list[str]:
+    """Tell that workers without GPU do not share batch-norm statistics."""
+    reads_images = any("image" in member.config.fusion.modalities for member in plan.selected)
+    if need.workers < 2 or need.gpus_per_worker or not reads_images:
+        return []
+    return [
+        "Workers without GPU normalise each its own share of a batch: image models differ from "
+        "those of one worker, but for image.batch_norm=frozen."
+    ]
+
+
+def remark_on_arithmetic(storage: Storage, plan: Plan, done: Sequence[str]) -> list[str]:
+    """Tell where trials were computed in another way than their like, or than was asked for.
+
+    How they are computed is no part of an experiment's identity, so that none is trained again.
+    """
+    computed = [read_result(storage.trials / identity)["compute"] for identity in done]
+    ways = {tuple(sorted(how.items())) for how in computed}
+    asked = {member.config.compute.precision for member in plan.selected}
+    found = {how["precision"] for how in computed}
+    if len(ways) < 2 and (not found or asked == found):
+        return []
+    described = "; ".join(", ".join(f"{key} {value}" for key, value in way) for way in sorted(ways))
+    return [
+        f"This study mixes trials that were computed in different ways ({described}), with the "
+        f"precision {', '.join(sorted(asked))} asked for now; --fresh trains them again."
+    ]
+
+
+def remark_on_empty_texts(storage: Storage, plan: Plan) -> list[str]:
+    """Tell of each text view how many records have nothing in it, by class."""
+    found = {}
+    for member in plan.selected:
+        if member.keys.text is not None:
+            text = member.config.text
+            view = f"{'+'.join(text.sections)}, mask {text.mask}"
+            found[view] = read_empty_views(storage, member.keys)
+    return [
+        f"Empty texts in the view {view}: {counts['positive']} positive and "
+        f"{counts['negative']} negative."
+        for view, counts in found.items()
+        if sum(counts.values())
+    ]

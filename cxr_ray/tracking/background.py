@@ -1,0 +1,81 @@
+"""Tracking off the trials' way: the tracker's calls, one after the other, in a thread."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow
+
+
+class BackgroundTracker:
+    """Queues the calls that log one study.
+
+    The first call that fails ends the tracking of this run, and ``problem`` says why; the next run
+    logs what is missing.
+
+    Parameters
+    ----------
+    uri
+        Tracking server or database.
+    artifacts
+        Where a new MLflow experiment puts its artifacts, or None for the server's own place.
+    study
+        The content of ``study.json``.
+    """
+
+    def __init__(self, uri: str, artifacts: Path | None, study: Mapping[str, Any]) -> None:
+        self._study = study
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
+        self._tracker: Tracker | None = None
+        self._last: Future[None] | None = None
+        import_mlflow()
+        self._queue(lambda: self._connect(uri, artifacts))
+
+    def __enter__(self) -> "BackgroundTracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
+
+    @property
+    def problem(self) -> str | None:
+        """What ended the tracking, in a line, or None."""
+        error = None if self._last is None else self._last.exception()
+        if error is None:
+            return None
+        lines = str(error).strip().splitlines()
+        return lines[0] if lines else type(error).__name__
+
+    def log_trial(self, member: Mapping[str, Any], folder: Path) -> None:
+        """Queue a finished trial."""
+        self._call(lambda tracker: tracker.log_trial(self._study, member, folder))
+
+    def log_failed(self, member: Mapping[str, Any], reason: str) -> None:
+        """Queue a failed trial."""
+        self._call(lambda tracker: tracker.log_failed(self._study, member, reason))
+
+    def finish(self, artifacts: list[Path], *, complete: bool) -> None:
+        """Queue the closing of the parent run."""
+        self._call(lambda tracker: tracker.finish(self._study, artifacts, complete=complete))
+
+    def _connect(self, uri: str, artifacts: Path | None) -> None:
+        self._tracker = Tracker(uri, artifacts)
+        self._tracker.start(self._study)
+
+    def _call(self, call: Callable[[Tracker], None]) -> None:
+        def call_tracker() -> None:
+            if self._tracker is not None:
+                call(self._tracker)
+
+        self._queue(call_tracker)
+
+    def _queue(self, work: Callable[[], None]) -> None:
+        previous = self._last
+
+        def run() -> None:
+            if previous is not None:
+                previous.result()  # raises what ended the tracking, and so ends all that follows
+            work()
+
+        self._last = self._pool.submit(run)
