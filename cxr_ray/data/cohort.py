@@ -189,9 +189,11 @@ def _check_records(frame: pd.DataFrame, source: Source, flow: tuple[FlowStep, ..
             f"{source.name}: no record is left; the rule {last.rule!r} dropped the last"
             f" {last.dropped} of {flow[0].before} {flow[0].unit}"
         )
-    repeated = frame["record"][frame["record"].duplicated()]
-    if len(repeated):
-        raise InputError(f"{source.name}: record {repeated.iloc[0]!r} occurs more than once")
+    repeated = int(frame["record"].duplicated().sum())
+    if repeated:
+        raise InputError(
+            f"{source.name}: {repeated} records have an id that occurs before; each needs its own"
+        )
 
 
 def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.ndarray:
@@ -204,7 +206,8 @@ def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.
     crossing = frame.groupby("patient")["part"].nunique()
     if (crossing > 1).any():
         raise InputError(
-            f"data.split.kind: the official split puts patient {crossing.idxmax()} in two parts"
+            f"data.split.kind: the official split puts {int((crossing > 1).sum())} patients in two "
+            "or more parts"
         )
     return frame["part"].to_numpy(object)
 

@@ -1,7 +1,7 @@
 """From experiments to a plan: their keys and ids, and which of them this data can feed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import (
@@ -63,6 +63,7 @@ class LeftOut:
 
     name: str
     reason: str
+    levels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def make_plan(
             if identity in seen:
                 reason = f"it is the same experiment as {seen[identity]}"
         if reason is not None:
-            left_out.append(LeftOut(experiment.name, reason))
+            left_out.append(LeftOut(experiment.name, reason, experiment.levels))
             continue
         if identity is not None:
             seen[identity] = experiment.name
@@ -140,23 +141,35 @@ def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> P
     Parameters
     ----------
     manifests
-        By cohort key; each has ``records`` and ``positive``. Members whose cohort is not counted
-        stay.
+        By cohort key; each has ``records``, ``positive`` and ``parts``. Members whose cohort is
+        not counted stay.
     """
     kept, left_out = [], list(plan.left_out)
     for member in plan.members:
-        share, natural = member.config.data.majority_share, 1.0
-        if (counted := manifests.get(member.keys.cohort)) is not None:
-            records, positive = counted["records"], counted["positive"]
-            natural = max(positive, records - positive) / records
-        if share is not None and share > natural:
-            reason = f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
-            left_out.append(LeftOut(member.name, reason))
-        else:
+        share, counted = member.config.data.majority_share, manifests.get(member.keys.cohort)
+        reason = None if share is None or counted is None else _cannot_reach(share, counted)
+        if reason is None:
             kept.append(member)
+        else:
+            left_out.append(LeftOut(member.name, reason, member.experiment.levels))
     if not any(member.experiment.selected for member in kept):
         raise InputError(f"nothing is left to train: {left_out[-1].reason}")
     return replace(plan, members=tuple(kept), left_out=tuple(left_out))
+
+
+def _cannot_reach(share: float, counted: dict[str, Any]) -> str | None:
+    """Say where a majority share is above the natural one, but for rounding by one record."""
+    records, positive = counted["records"], counted["positive"]
+    natural = max(positive, records - positive) / records
+    if share > natural:
+        return f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
+    for part, sizes in counted["parts"].items():
+        ones, n = sizes["n_positive"], sizes["n"]
+        majority = ones if 2 * positive > records else n - ones
+        if (n - majority) * share / (1 - share) > majority + 1:
+            own = majority / n
+            return f"its majority share {share:g} is above that of the part {part}, {own:.3f}"
+    return None
 
 
 def _cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
-from cxr_ray.config.layers import load_profile, parse_assignments, resolve
+from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import FLOW_FILE, Progress, is_prepared, prepare, read_manifest
-from cxr_ray.data.sources import open_source
+from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.storage import Storage
 
 PAPER_POSITIVE, PAPER_NEGATIVE = 2323, 21790
@@ -47,7 +47,8 @@ def prepare_cohort(
     InputError
         For bad input of any kind.
     """
-    config = resolve([load_profile(profile), parse_assignments(overrides)])
+    layers = [load_profile(profile), Layer("--data", config_of(data)), parse_assignments(overrides)]
+    config = resolve(layers)
     place = Storage.open(storage)
     source = open_source(data, config, place.prepared, reports)
     # Without a look at the files no record can be required to have one.

@@ -227,7 +227,7 @@ def test_a_broken_archive_and_a_repeated_study_are_input_errors(mimic_tables, tm
     with pytest.raises(InputError, match=name):
         select(folder)
     mimic_tables.labels.append(mimic_tables.labels[0])
-    with pytest.raises(InputError, match="more than one row"):
+    with pytest.raises(InputError, match="1 rows repeat a study"):
         select(mimic_tables.write(tmp_path / "b"))
 
 

@@ -13,9 +13,10 @@ from small_sets import configured
 
 from cxr_ray.config.schema import PhantomConfig
 from cxr_ray.data.cohort import select_cohort
-from cxr_ray.data.sources import open_source
+from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.data.sources.phantom_images import ZONE, render
 from cxr_ray.data.sources.phantom_tables import phantom_tables, report_texts
+from cxr_ray.errors import InputError
 
 
 def drawn(**changed):
@@ -171,6 +172,10 @@ def test_the_same_config_gives_the_same_bytes_and_another_seed_others(tmp_path):
 def test_leaky_is_part_of_the_recipe(tmp_path):
     config = configured()
     plain = open_source("phantom", config, tmp_path)
-    leaky = open_source("phantom:leaky", config, tmp_path)
+    assert config_of("phantom:leaky") == {"phantom.leaky": True}
+    phantom = config.phantom.model_copy(update={"leaky": True})
+    leaky = open_source("phantom:leaky", config.model_copy(update={"phantom": phantom}), tmp_path)
     assert plain.root != leaky.root
     assert plain.fingerprint() != leaky.fingerprint()
+    with pytest.raises(InputError, match=r"phantom\.leaky is false"):
+        open_source("phantom:leaky", config, tmp_path)

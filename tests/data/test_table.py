@@ -184,7 +184,7 @@ def test_columns_with_names_that_the_cohort_uses_itself_are_only_columns(tmp_pat
         ({"csv": "other.csv"}, "other.csv is not in"),
         ({"root": "nowhere"}, "root: .*nowhere does not exist"),
         ({"per_patient": "first"}, "earliest, drop_repeated, all"),
-        ({"id": "finding"}, "occurs more than once"),
+        ({"id": "finding"}, "ids in column .finding. are blank or occur before"),
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_sentence(tmp_path, changed, words):

@@ -20,9 +20,10 @@ def paper12():
     return experiments_of(load_grid(SEARCH_SPACES / "paper12.yaml"))
 
 
-def counted(plan, positive, records):
+def counted(plan, positive, records, parts=None):
     """Manifests as they are after preparing."""
-    return {each.keys.cohort: {"records": records, "positive": positive} for each in plan.members}
+    sizes = {"records": records, "positive": positive, "parts": parts or {}}
+    return {each.keys.cohort: sizes for each in plan.members}
 
 
 def test_a_source_with_both_modalities_feeds_every_experiment(monkeypatch, storage, paper12):
@@ -173,3 +174,15 @@ def test_absent_image_weights_are_named(monkeypatch, storage, tmp_path):
         InputError, match=r"image\.weights .*weights\.pth: no such file; .*resnet50"
     ):
         plan.members[0].trained_id  # noqa: B018
+
+
+def test_a_share_that_one_part_cannot_reach_is_left_out_with_the_part(
+    monkeypatch, storage, paper12
+):
+    plan = plan_of(monkeypatch, storage, paper12, FakeSource())
+    parts = {"train": {"n": 1000, "n_positive": 100}, "val": {"n": 100, "n_positive": 40}}
+    thinned = leave_out_unreachable(plan, counted(plan, 140, 1100, parts))
+    assert len(thinned.members) == 6
+    assert {each.reason for each in thinned.left_out} == {
+        "its majority share 0.75 is above that of the part val, 0.600"
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cxr_ray.errors import InputError
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
 
 KINDS = ("phantom", "mimic", "openi", "table")
+
+
+def config_of(spec: str) -> dict[str, Any]:
+    """Return the config fields that a ``--data`` argument sets by itself."""
+    return {"phantom.leaky": True} if spec == "phantom:leaky" else {}
 
 
 def open_source(
@@ -65,10 +70,9 @@ def _open_phantom(variant: str, config: ExperimentConfig, prepared: Path) -> Sou
         raise InputError(f"--data: phantom:{variant} is unknown; known: phantom, phantom:leaky")
     from cxr_ray.data.sources.phantom import PhantomSource
 
-    phantom = config.phantom
-    if variant == "leaky":
-        phantom = phantom.model_copy(update={"leaky": True})
-    return PhantomSource.open(phantom, prepared)
+    if variant == "leaky" and not config.phantom.leaky:
+        raise InputError("--data phantom:leaky: phantom.leaky is false; drop one of the two")
+    return PhantomSource.open(config.phantom, prepared)
 
 
 def _file_and_root(path: str) -> tuple[str, str | None]:

@@ -129,7 +129,7 @@ class MimicSource:
     def read_report(self, reference: str) -> str:
         """Read the report's text."""
         if self.reports is None:
-            raise InputError(f"--reports: needed to read {reference}")
+            raise InputError("--reports: needed to read reports; give a folder or zip")
         return read_text(self.reports.read(self._report_path(reference)))
 
     def ensure_written(self) -> None:
@@ -162,8 +162,10 @@ class MimicSource:
         labels = labels.rename(columns={rules.label: "value", "No Finding": "no_finding"})
         repeated = labels.duplicated(list(KEYS))
         if repeated.any():
-            study = labels["study_id"][repeated].iloc[0]
-            raise InputError(f"{name}: study {study} has more than one row")
+            raise InputError(
+                f"{name}: {int(repeated.sum())} rows repeat a study, the first is data row "
+                f"{int(repeated.to_numpy().argmax()) + 1}; each study must have one"
+            )
         strange = ~(labels["value"].isna() | labels["value"].isin((1.0, 0.0, -1.0)))
         if strange.any():
             value = labels["value"][strange].iloc[0]
@@ -312,7 +314,10 @@ def _records(frame: pd.DataFrame) -> pd.DataFrame:
         raise InputError("the metadata table: a subject_id or study_id is negative")
     strange = [name for name in frame["dicom_id"] if not _is_dicom_id(name)]
     if strange:
-        raise InputError(f"the metadata table: dicom_id {strange[0]!r} is not a plain name")
+        raise InputError(
+            f"the metadata table: {len(strange)} of the selected rows have a dicom_id that is not "
+            "a plain name of letters, digits, dots and hyphens"
+        )
     subject, study = (frame[key].astype(str).tolist() for key in KEYS)
     stem = [f"files/p{p[:2]}/p{p}/s{s}" for p, s in zip(subject, study, strict=True)]
     kept = {

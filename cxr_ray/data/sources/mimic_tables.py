@@ -59,6 +59,15 @@ def table_header(name: str, raw: bytes) -> list[str]:
     return next(csv.reader([line]), [])
 
 
+def _place(message: str) -> str:
+    """Keep of the reader's message where it stumbled, without the row, which holds ids."""
+    found = re.search(
+        r"(Row #\d+: )?Expected \d+ columns, got \d+|In CSV column #\d+: [^:]*|.*[Uu][Tt][Ff].?8.*",
+        message,
+    )
+    return found[0] if found else "it is damaged or cut off"
+
+
 def read_table(name: str, raw: bytes, columns: Mapping[str, str]) -> pd.DataFrame:
     """Read the named columns of a CSV table, and no others.
 
@@ -101,7 +110,7 @@ def read_table(name: str, raw: bytes, columns: Mapping[str, str]) -> pd.DataFram
         with pa.input_stream(pa.py_buffer(raw), compression=compression) as stream:
             table = arrow_csv.read_csv(stream, parse_options=parsing, convert_options=options)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{name}: not a readable table: {error}") from error
+        raise InputError(f"{name}: not a readable table: {_place(str(error))}") from error
     _check_complete(name, table, columns)
     return table.to_pandas()
 

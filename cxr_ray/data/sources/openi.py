@@ -52,7 +52,7 @@ class OpeniSource:
 
     kind = "openi"
     name = "openi"
-    reads = frozenset({"positive", "per_patient"})
+    reads = frozenset({"positive"})
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ class OpeniSource:
 
     def rules(self, config: CohortConfig) -> dict[str, Any]:
         """Give what is positive; every patient has one record."""
-        return {"positive": config.positive, "per_patient": config.per_patient or "all"}
+        return {"positive": config.positive}
 
     def required(self, data: DataConfig) -> tuple[str, ...]:
         """Take ``data.require``, else what is declared."""
@@ -159,9 +159,9 @@ def _rows(root: Root, name: str, columns: Sequence[str]) -> list[dict[str, str]]
 def _reports(root: Root) -> tuple[dict[str, str], ...]:
     rows = _rows(root, REPORTS, ("uid", "Problems", *SECTIONS))
     seen: set[str] = set()
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         if not row["uid"] or row["uid"] in seen:
-            raise InputError(f"{REPORTS}: uid {row['uid']!r} is blank or occurs more than once")
+            raise InputError(f"{REPORTS}: the uid of data row {number} is blank or occurs before")
         seen.add(row["uid"])
     return tuple(rows)
 

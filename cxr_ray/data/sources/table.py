@@ -211,11 +211,11 @@ def _records(source: TableSource) -> list[str]:
     if column is None:
         return [f"row{number:07d}" for number in range(1, len(table) + 1)]
     names = table[column].str.strip()
-    repeated = names[names.duplicated() | (names == "")]
-    if len(repeated):
+    repeated = (names.duplicated() | (names == "")).to_numpy()
+    if repeated.any():
         raise InputError(
-            f"{source.recipe.csv}: id {repeated.iloc[0]!r} in column {column!r} is blank or occurs"
-            " more than once"
+            f"{source.recipe.csv}: {int(repeated.sum())} ids in column {column!r} are blank or "
+            f"occur before, the first in data row {int(repeated.argmax()) + 1}"
         )
     return [str(name) for name in names]
 
