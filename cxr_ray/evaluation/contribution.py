@@ -17,6 +17,7 @@ from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
 from cxr_ray.evaluation.sensitivity import (
     Modality,
     PermutationTest,
+    excess_noise,
     percentiles_less_noise,
     permute_records,
 )
@@ -112,8 +113,8 @@ def auroc_shapley(
     n_resamples : int
         Number of bootstrap resamples of the intervals.
     shuffles : int
-        Number of fresh permutations of each modality inside a resample, at least 2: two are
-        enough, as their own variance is taken out of the interval.
+        Number of fresh permutations of each modality inside a resample, at least 2, which gives
+        intervals as wide as eight do: see `cxr_ray.evaluation.sensitivity.permutation_test`.
     groups : (N,) array-like, optional
         The patient of each record, where a patient has several.
 
@@ -219,7 +220,7 @@ def variance_shares(
 
     Notes
     -----
-    The covariance decomposition of a sum (Lerman & Yitzhaki 1985; Shorrocks 1982). A part may vary
+    The covariance decomposition of a sum (Shorrocks 1982). A part may vary
     without being of any use: these are shares of the logit, not of its accuracy.
 
     Examples
@@ -308,8 +309,8 @@ def _shapley(
         whole = auroc_rows(positive[own], score_rows(own[None], own[None]))[0]
         drawn[row] = _shares_of_auroc(whole, image.mean(), text.mean())
         # both shares hold half of the two permuted means' difference
-        inner = (image.var(ddof=1) + text.var(ddof=1)) / plan.shuffles / 4
-        noise[:2] += inner / plan.n_resamples
+        inner = (image.var(ddof=1) + text.var(ddof=1)) / 4
+        noise[:2] += inner * excess_noise(plan.shuffles) / plan.n_resamples
     low, high = percentiles_less_noise(drawn, noise)
     values = _shares_of_auroc(both, without_image, without_text)
     return tuple(

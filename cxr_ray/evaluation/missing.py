@@ -65,7 +65,7 @@ def missing_modality(
     Notes
     -----
     The conditional utilization rate of the image given the text is
-    ``(A(both) - A(text alone)) / A(both)`` (Wu, Jastrzebski, Cho & Geras 2022, eq. 1); here the
+    ``(A(both) - A(text alone)) / A(both)`` (Wu, Jastrzebski, Cho & Geras 2022); here the
     other modality alone is the same model with the mean feature, not refitted, and A is the
     balanced accuracy at `threshold` or the AUROC. Their difference is the imbalance between the
     two. With few positives the balanced accuracy at a probability of .5 is near .5 whatever

@@ -115,24 +115,24 @@ def test_shapley_parts_sum_to_the_whole_and_lie_in_their_intervals():
         assert all(part.low < part.value < part.high for part in (image, text, both))
 
 
-def test_two_shuffles_a_resample_give_the_interval_of_many():
+def test_two_shuffles_a_resample_give_the_interval_of_eight():
     image, text, label, _ = small(3, size=400)
     widths = {}
-    for shuffles in (2, 25):
+    for shuffles in (2, 8):
         rng = np.random.default_rng(0)
         parts = auroc_shapley(
             image.sum(1), text.sum(1), label, rng=rng, n_repeats=9, shuffles=shuffles
         )
         widths[shuffles] = parts[0].high - parts[0].low
-    assert widths[2] == pytest.approx(widths[25], rel=0.15)
+    assert widths[2] == pytest.approx(widths[8], rel=0.2)
     drops = {}
-    for shuffles in (3, 25):
+    for shuffles in (3, 8):
         test = permutation_test(
             image.sum(1), text.sum(1), 0.0, label, shuffle="text", n_repeats=9, n_resamples=500,
             shuffles=shuffles, rng=np.random.default_rng(1), within=label,
         )["auroc"]  # fmt: skip
         drops[shuffles] = test.high - test.low
-    assert drops[3] == pytest.approx(drops[25], rel=0.25)
+    assert drops[3] == pytest.approx(drops[8], rel=0.2)
 
 
 def test_a_within_class_shuffle_keeps_every_classes_multiset_of_scores():
