@@ -71,11 +71,6 @@ def allocate_images(folder: Path, records: int, size: int) -> None:
         aside.rename(folder / IMAGES_FILE)
 
 
-def chunk_starts(records: int) -> list[int]:
-    """Return the first row of every chunk."""
-    return list(range(0, records, CHUNK))
-
-
 def decode_chunk(folder: Path, source: "Source", start: int, references: list[str | None]) -> int:
     """Decode one chunk into the pack and mark it done, with the reason for each bad record.
 

@@ -119,6 +119,7 @@ def prepare(
             if not cohort_only:
                 for config, keys in wanted:
                     _prepare_packs(folder, source, config, keys, fan_out, progress)
+                _record_checksums(folder)
     finally:
         release_lease(folder, lease)
 
@@ -226,6 +227,19 @@ def _write_cohort(
         "sha256": {COHORT_FILE: hashlib.sha256((folder / COHORT_FILE).read_bytes()).hexdigest()},
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _record_checksums(folder: Path) -> None:
+    """Add the sha256 of every pack's arrays that the manifest does not have yet."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    whole = [path for path in folder.glob("*-*/*.npy") if path.parent.suffix != ".partial"]
+    new = {str(path.relative_to(folder)): path for path in whole}
+    new = {name: path for name, path in sorted(new.items()) if name not in manifest["sha256"]}
+    for name, path in new.items():
+        with path.open("rb") as file:
+            manifest["sha256"][name] = hashlib.file_digest(file, "sha256").hexdigest()
+    if new:
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _prepare_packs(

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 
@@ -277,3 +278,14 @@ def read_first_image(source, config):
     from cxr_ray.data.cohort import select_cohort
 
     return select_cohort(source, config).frame["image"].iloc[0]
+
+
+def test_the_manifest_has_the_checksum_of_every_array_that_models_read(phantom):
+    config = tiny_config()
+    phantom.arm(config)
+    folder = phantom.storage.prepared / phantom.keys(config).cohort
+    sums = json.loads((folder / MANIFEST).read_text())["sha256"]
+    arrays = {str(path.relative_to(folder)): path for path in folder.glob("*-*/*.npy")}
+    assert arrays
+    for name, path in arrays.items():
+        assert sums[name] == hashlib.sha256(path.read_bytes()).hexdigest()
