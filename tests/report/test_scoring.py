@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from cxr_ray.data.batches import Batch, collate
 from cxr_ray.evaluation.ranking import auroc
 from cxr_ray.evaluation.sensitivity import permute_records
-from cxr_ray.report.leaderboard import collect_tables, read_tables
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.study_tables import sensitivity_table
 from cxr_ray.report.trial_folder import read_features, read_predictions
@@ -136,19 +135,11 @@ def test_a_folder_without_training_means_is_scored_for_all_but_what_is_missing(
     assert found["contribution"] == whole["contribution"][:13]
 
 
-def test_a_study_has_a_table_of_contributions_and_prints_the_shuffles_across_patients(
-    folder, config, tmp_path
-):
-    member = {"experiment_id": folder.name, "modality": "multimodal", "dataset": "full"}
-    member |= {"loss": "bce", "seed": 0, "further": {"lr": 0.1}}
-    tables = collect_tables(folder.parent, [member], {}, config.evaluation)
-    tables.write(tmp_path)
-    contribution = pd.read_csv(tmp_path / "contribution.csv", dtype={"experiment_id": str})
-    assert set(contribution["modality"]) == {"multimodal"}
-    assert set(contribution["of_modality"]) == {"image", "text", "both", "difference"}
-    assert not contribution[["value", "low", "high", "lr"]].isna().any(axis=None)
-    (row,) = sensitivity_table(read_tables(tmp_path).sensitivity, {folder.name: "it"}).rows
-    shuffled = tables.sensitivity.set_index(["perturbation", "metric"])["drop"]
+def test_the_printed_table_shows_the_shuffles_across_patients(folder, config):
+    scores = score_folder(folder, config.evaluation, figures=False)
+    sensitivity = pd.DataFrame(scores["sensitivity"]).assign(experiment_id=folder.name)
+    (row,) = sensitivity_table(sensitivity, {folder.name: "it"}).rows
+    shuffled = sensitivity.set_index(["perturbation", "metric"])["drop"]
     assert row[2].startswith(f"{shuffled['image_shuffled', 'auroc']:.3f}")
     assert row[4].startswith(f"{shuffled['text_shuffled', 'auroc']:.3f}")
 
