@@ -10,7 +10,7 @@ from cxr_ray.config.layers import Layer, field_names, flatten, read_yaml_file, r
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
 
-_KEYS = {"title", "base", "axes", "combinations"}
+_KEYS = {"title", "base", "axes", "combinations", "compare"}
 _FIRST_AXES = ("modality", "dataset", "loss")
 
 
@@ -24,7 +24,11 @@ class Combination:
 
 @dataclass(frozen=True)
 class Grid:
-    """A study's axes. ``axes[axis][level]`` holds that level's overrides by dotted name."""
+    """A study's axes. ``axes[axis][level]`` holds that level's overrides by dotted name.
+
+    ``compare`` maps the axes whose levels are compared to the level that the others are compared
+    with, all other axes held.
+    """
 
     name: str
     text: str
@@ -32,6 +36,7 @@ class Grid:
     base: Layer
     axes: Mapping[str, Mapping[str, Mapping[str, Any]]]
     combinations: tuple[Combination, ...]
+    compare: Mapping[str, str]
 
     def swept_fields(self) -> dict[str, str]:
         """Map every field that an axis or combination sets to where it is set."""
@@ -110,7 +115,8 @@ def load_grid(path: Path) -> Grid:
     ------
     InputError
         For unknown keys or fields, an empty axis, two axes that set the same field, or a
-        combination that names an unknown axis or level or repeats an axis's field.
+        combination or comparison that names an unknown axis or level, or a combination that
+        repeats an axis's field.
     """
     tree, text = read_yaml_file(path)
     _expect_keys(tree, _KEYS, str(path))
@@ -139,6 +145,12 @@ def load_grid(path: Path) -> Grid:
             if field in setter:
                 raise InputError(f"{where} sets {field}, which axis {setter[field]} sets already")
         combinations.append(Combination(when, values))
+    compare = {axis: next(iter(levels)) for axis, levels in axes.items()}
+    if "compare" in tree:
+        where = f"{path}: compare"
+        compare = {a: str(v) for a, v in _mapping(tree["compare"], where).items()}
+        for axis, level in compare.items():
+            _check_level(axes, axis, level, where)
     return Grid(
         name=path.stem,
         text=text,
@@ -146,6 +158,7 @@ def load_grid(path: Path) -> Grid:
         base=Layer(f"{path}: base", _fields(tree.get("base") or {}, f"{path}: base", empty=True)),
         axes=axes,
         combinations=tuple(combinations),
+        compare=compare,
     )
 
 

@@ -1,7 +1,7 @@
 """From experiments to a plan: their keys and ids, and which of them this data can feed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import (
@@ -63,7 +63,7 @@ class LeftOut:
 
     name: str
     reason: str
-    levels: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
