@@ -1,6 +1,6 @@
 """A study's tables, gathered from its trial folders (DESIGN section 9)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pandas as pd
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.metrics import METRICS
+from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_comparisons
 from cxr_ray.report.scoring import TEST_SETS, score_folder
 from cxr_ray.report.trial_folder import RESULT_FILE, read_result
 
@@ -42,38 +43,46 @@ class StudyTables:
         One row a multimodal trial, perturbation and metric.
     contribution
         One row a multimodal trial, measure, modality that it is about, and metric.
+    comparisons
+        One row a declared comparison and metric.
     """
 
     leaderboard: pd.DataFrame
     summary: pd.DataFrame
     sensitivity: pd.DataFrame
     contribution: pd.DataFrame
+    comparisons: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Write the four CSV files."""
+        """Write the five CSV files."""
         for name, table in (
             (LEADERBOARD_FILE, self.leaderboard),
             (SUMMARY_FILE, self.summary),
             (SENSITIVITY_FILE, self.sensitivity),
             (CONTRIBUTION_FILE, self.contribution),
+            (COMPARISONS_FILE, self.comparisons),
         ):
             table.to_csv(folder / name, index=False)
 
 
 def read_tables(folder: Path) -> StudyTables:
     """Read the tables that lie in a study's folder."""
-    text = {"experiment_id": str}
+
+    def read(name: str) -> pd.DataFrame:
+        return pd.read_csv(folder / name, dtype={"experiment_id": str})
+
     return StudyTables(
-        *(
-            pd.read_csv(folder / name, dtype=text)
-            for name in (LEADERBOARD_FILE, SUMMARY_FILE, SENSITIVITY_FILE, CONTRIBUTION_FILE)
-        )
+        leaderboard=read(LEADERBOARD_FILE),
+        summary=read(SUMMARY_FILE),
+        sensitivity=read(SENSITIVITY_FILE),
+        contribution=read(CONTRIBUTION_FILE),
+        comparisons=read_comparisons(folder / COMPARISONS_FILE),
     )
 
 
 def collect_tables(
     trials: Path,
-    members: Sequence[Mapping[str, Any]],
+    study: Mapping[str, Any],
     ended: Mapping[str, Mapping[str, str]],
     config: EvaluationConfig,
 ) -> StudyTables:
@@ -83,11 +92,12 @@ def collect_tables(
     ----------
     trials
         Folder of the finished trials.
-    members
-        The study's members as `cxr_ray.sweep.study.describe_member` describes them.
+    study
+        The content of ``study.json``.
     ended
         Status and reason of the members that ended without a result.
     """
+    members = study["members"]
     rows: list[dict[str, Any]] = []
     sensitivity: list[dict[str, Any]] = []
     contribution: list[dict[str, Any]] = []
@@ -119,6 +129,7 @@ def collect_tables(
         summary=_pool_seeds(leaderboard, axes),
         sensitivity=pd.DataFrame(sensitivity, columns=[*_IDENTITY, *_SENSITIVITY, *axes]),
         contribution=pd.DataFrame(contribution, columns=[*_IDENTITY, *_CONTRIBUTION, *axes]),
+        comparisons=compare_trials(trials, study, ended, config),
     )
 
 

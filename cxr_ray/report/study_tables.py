@@ -11,6 +11,7 @@ import pandas as pd
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.figures import comparison_figure
 from cxr_ray.evaluation.multiplicity import holm
+from cxr_ray.report.comparisons import LEVEL, comparisons_table
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
 from cxr_ray.report.result_table import ResultTable, format_share
@@ -18,7 +19,6 @@ from cxr_ray.report.trial_folder import read_predictions
 from cxr_ray.storage import write_whole
 
 TABLES_FILE = "tables.md"
-LEVEL = 0.05
 
 
 def write_study_tables(
@@ -44,6 +44,9 @@ def write_study_tables(
     separates = compare_arms(trials, study["members"], tables.leaderboard)
     found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
     shown: list[ResultTable] = [*found.tables, leaderboard_table(tables.leaderboard)]
+    if not tables.comparisons.empty:
+        seeds = len({each["seed"] for each in study["members"]})
+        shown.append(comparisons_table(tables.comparisons, seeds))
     names = {each["experiment_id"]: each["name"] for each in study["members"]}
     if not tables.sensitivity.empty:
         shown.append(sensitivity_table(tables.sensitivity, names))

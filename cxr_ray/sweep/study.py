@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,18 @@ def open_study(
     grid_name: str,
     grid_text: str,
     title: str,
+    axes: Mapping[str, Sequence[str]],
+    compare: Mapping[str, str],
     data: str,
     command: str,
     git_commit: str | None,
 ) -> Study:
     """Open a study under its name, making it where it is new, and record its members.
+
+    Parameters
+    ----------
+    axes, compare
+        The grid's axes with their levels, and which level the others of an axis are compared with.
 
     Raises
     ------
@@ -100,6 +108,8 @@ def open_study(
         "profile": profile,
         "grid": grid_name,
         "grid_text": grid_text,
+        "axes": {axis: list(levels) for axis, levels in axes.items()},
+        "compare": dict(compare),
         "data": data,
         "source": plan.source_name,
         "data_key": plan.data_key,

@@ -140,6 +140,8 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         grid_name=planned.grid.name,
         grid_text=planned.grid.text,
         title=planned.grid.title,
+        axes={axis: list(levels) for axis, levels in planned.grid.axes.items()},
+        compare=planned.grid.compare,
         data=options.data,
         command=options.command,
         git_commit=options.git_commit,
@@ -276,6 +278,9 @@ def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -
     key = digest(
         {
             "members": study.record["members"],
+            "left_out": study.record["left_out"],
+            "axes": study.record["axes"],
+            "compare": study.record["compare"],
             "done": [read_result(storage.trials / identity)["attempt"] for identity in done],
             "ended": study.ended(),
             "version": EVALUATION_VERSION,
@@ -285,7 +290,7 @@ def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -
     path = study.folder / TABLES_KEY_FILE
     if path.exists() and path.read_text() == key and (study.folder / LEADERBOARD_FILE).exists():
         return read_tables(study.folder)
-    tables = collect_tables(storage.trials, study.record["members"], study.ended(), config)
+    tables = collect_tables(storage.trials, study.record, study.ended(), config)
     tables.write(study.folder)
     write_whole(path, key)
     return tables

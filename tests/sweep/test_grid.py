@@ -7,6 +7,7 @@ from small_studies import SEARCH_SPACES, experiments_of, grid_of
 
 from cxr_ray.config.layers import PROFILES, Layer, load_profile
 from cxr_ray.errors import InputError
+from cxr_ray.report.comparisons import declared_contrasts
 from cxr_ray.sweep.grid import expand, find_grid, load_grid
 
 TWO_AXES = """
@@ -198,6 +199,16 @@ def test_a_further_axis_appends_to_run_names(tmp_path):
         ),
         (TWO_AXES + "combinations: [{if: {loss: bce}}]", "combination 1 has the unknown key if"),
         (TWO_AXES + "combinations: [{set: {loss.alpha: 1}}]", "when should be a mapping"),
+        (
+            TWO_AXES + "compare: {los: bce}",
+            "compare: los is no axis of the grid, which has loss, speed",
+        ),
+        (
+            TWO_AXES + "compare: {loss: dice}",
+            "compare: dice is no level of axis loss, which has bce, focal",
+        ),
+        (TWO_AXES + "compare: {}", "compare should be a mapping with at least one entry"),
+        (TWO_AXES + "compare: [loss]", "compare should be a mapping with at least one entry"),
     ],
 )
 def test_a_grid_that_contradicts_itself_is_refused(tmp_path, text, sentence):
@@ -219,6 +230,31 @@ def test_a_bad_value_of_a_combination_says_so(tmp_path):
     text = TWO_AXES + "combinations: [{when: {loss: bce}, set: {loss.alpha: 2}}]"
     with pytest.raises(InputError, match=r"loss\.alpha is 2 \(from combination 1 of mine\)"):
         experiments_of(grid_of(text, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "compare", "size"),
+    [
+        ("paper12", {"modality": "multimodal", "dataset": "full", "loss": "bce"}, 8 + 6 + 6),
+        ("ratios", {"dataset": "full", "loss": "bce"}, 5 * 2 + 6),
+        ("text_views", {"view": "full", "mask": "unmasked"}, 3 * 3 + 4 * 2),
+    ],
+)
+def test_a_shipped_grid_declares_its_family_of_comparisons(name, compare, size):
+    grid = shipped(name)
+    assert grid.compare == compare
+    assert len(declared_contrasts(grid.axes, grid.compare)) == size
+
+
+def test_a_grid_that_declares_no_comparison_compares_with_first_levels(tmp_path):
+    assert grid_of(TWO_AXES, tmp_path).compare == {"loss": "bce", "speed": "slow"}
+    declared = grid_of(TWO_AXES + "compare: {speed: fast}", tmp_path)
+    assert declared.compare == {"speed": "fast"}
+
+
+def test_a_level_that_yaml_reads_as_a_number_or_a_truth_can_be_the_reference(tmp_path):
+    text = "axes: {share: {0.5: {train.lr: 1}, true: {train.lr: 2}}}\ncompare: {share: 0.5}"
+    assert grid_of(text, tmp_path).compare == {"share": "0.5"}
 
 
 def test_an_unknown_grid_names_the_nearest_shipped_one():

@@ -36,6 +36,8 @@ def opened(storage, plan, name="first", profile="demo", grid_text="axes: …"):
         grid_name="paper12",
         grid_text=grid_text,
         title="Which is best?",
+        axes={"modality": {"image": {}, "text": {}}},
+        compare={"modality": "text"},
         data="table:x.yaml",
         command="python launch/sweep.py",
         git_commit=None,
@@ -51,6 +53,8 @@ def test_a_new_study_records_its_members_and_what_they_were_made_from(storage, p
     record = read(opened(storage, planned))
     assert record["data_key"] == planned.data_key
     assert (record["profile"], record["grid_text"]) == ("demo", "axes: …")
+    assert record["axes"] == {"modality": ["image", "text"]}
+    assert record["compare"] == {"modality": "text"}
     ids = [each["experiment_id"] for each in record["members"]]
     assert ids == [each.id for each in planned.members]
     assert record["members"][3] == {
@@ -68,6 +72,9 @@ def test_what_was_left_out_is_recorded_with_its_reason(storage, plan):
     record = read(opened(storage, plan(modalities=("image",), default=("image",))))
     assert len(record["members"]) == 4
     assert {each["reason"] for each in record["left_out"]} == {"clinic has no text"}
+    assert record["left_out"][0]["levels"] == {
+        "modality": "multimodal", "dataset": "full", "loss": "bce",
+    }  # fmt: skip
 
 
 def test_opening_a_study_again_keeps_its_uuid(storage, plan):

@@ -83,7 +83,7 @@ def killed_and_resumed(tmp_path_factory):
 def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
     storage, done = undisturbed
     assert done.stdout.startswith("profile tiny, data phantom")
-    for title in ("Figure 2", "Figure 3", "Figure 4", "Leaderboard"):
+    for title in ("Figure 2", "Figure 3", "Figure 4", "Leaderboard", "Comparisons"):
         assert title in done.stdout
     assert f"mlflow ui --backend-store-uri sqlite:///{storage}/mlflow.db" in done.stdout
     leaderboard = pd.read_csv(storage / "studies/paper12/leaderboard.csv")
@@ -104,6 +104,10 @@ def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
     contribution = pd.read_csv(storage / "studies/paper12/contribution.csv")
     assert len(contribution) == 4 * (3 + 10 + 6)
     assert not contribution[["value", "low", "high"]].isna().any(axis=None)
+    comparisons = pd.read_csv(storage / "studies/paper12/comparisons.csv")
+    primary = comparisons[comparisons["family"] == "primary"]
+    assert primary["axis"].value_counts().to_dict() == {"modality": 8, "dataset": 6, "loss": 6}
+    assert not comparisons[["difference", "low", "high", "p_holm"]].isna().any(axis=None)
     assert not list(storage.glob("running/*/*"))
 
 

@@ -1,0 +1,364 @@
+"""Which of a study's models differ: the comparisons that its grid declares, in comparisons.csv.
+
+Every comparison holds all other axes and is made on the full test set, where models of different
+class ratios see the same patients. The primary family is AUROC; the exploratory one holds average
+precision and what is read at each model's own threshold, chosen on validation. At .5 a class ratio
+or a loss moves all figures by moving the logits, so that nothing is compared there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.evaluation.delong import delong_test
+from cxr_ray.evaluation.multiplicity import holm
+from cxr_ray.evaluation.paired import AT_THRESHOLD, PairedDifference, paired_bootstrap
+from cxr_ray.evaluation.seeds import FEWEST_SEEDS, crossed_bootstrap
+from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.report.result_table import MISSING, ResultTable, format_share
+from cxr_ray.report.trial_folder import RESULT_FILE, Predictions, read_predictions
+
+COMPARISONS_FILE = "comparisons.csv"
+COLUMNS = (
+    "axis", "level_a", "level_b", "held", "test_set", "metric", "family", "difference", "low",
+    "high", "p_value", "p_holm", "method", "verdict",
+)  # fmt: skip
+TEXT_COLUMNS = (
+    "axis", "level_a", "level_b", "held", "test_set", "metric", "family", "method", "verdict",
+)  # fmt: skip
+PRIMARY, EXPLORATORY = "primary", "exploratory"
+# As the leaderboard names what it holds at the threshold chosen on validation.
+EXPLORED = {f"{metric}_at_val": metric for metric in AT_THRESHOLD} | {
+    "average_precision": "average_precision"
+}
+LEVEL = 0.05
+# Of a larger family Holm's correction needs p-values that few resamples cannot reach.
+LARGE_FAMILY, MORE_RESAMPLES = 20, 5
+_MEMBER_AXES = ("modality", "dataset", "loss")
+_DRAWS = 0xC0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two levels of one axis, the levels of all others held."""
+
+    axis: str
+    level: str
+    reference: str
+    held: Mapping[str, str]
+
+    @property
+    def arms(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Levels of the two arms on every axis."""
+        return {**self.held, self.axis: self.level}, {**self.held, self.axis: self.reference}
+
+    def row(self) -> dict[str, str]:
+        """Columns that name the comparison."""
+        return {
+            "axis": self.axis,
+            "level_a": self.level,
+            "level_b": self.reference,
+            "held": ", ".join(f"{axis}={level}" for axis, level in self.held.items()),
+            "test_set": "full",
+        }
+
+
+class _NotComparedError(Exception):
+    """Why two arms cannot be compared, in a sentence."""
+
+
+def declared_contrasts(
+    axes: Mapping[str, Sequence[str]], compare: Mapping[str, str]
+) -> list[Contrast]:
+    """List what a grid declares: every other level of an axis against its reference.
+
+    Parameters
+    ----------
+    axes
+        The grid's axes and their levels.
+    compare
+        The reference level of each axis that is compared.
+    """
+    return [
+        Contrast(axis, level, reference, dict(zip(others, held, strict=True)))
+        for axis, reference in compare.items()
+        for others in [{name: axes[name] for name in axes if name != axis}]
+        for level in axes[axis]
+        if level != reference
+        for held in product(*others.values())
+    ]
+
+
+def compare_trials(
+    trials: Path,
+    study: Mapping[str, Any],
+    ended: Mapping[str, Mapping[str, str]],
+    config: EvaluationConfig,
+) -> pd.DataFrame:
+    """Make the comparisons that a study's grid declares.
+
+    Parameters
+    ----------
+    trials
+        Folder of the finished trials.
+    study
+        The content of ``study.json``.
+    ended
+        Status and reason of the members that ended without a result.
+    config
+        ``bootstrap`` resamples, five times as many for a family of more than 20.
+
+    Returns
+    -------
+    DataFrame
+        The columns of ``comparisons.csv``; ``difference`` is level a minus level b. A comparison
+        that cannot be made keeps its row, its place in the family, and the reason as ``method``.
+    """
+    contrasts = declared_contrasts(study["axes"], study["compare"])
+    large = len(contrasts) * len(EXPLORED) > LARGE_FAMILY
+    n_resamples = config.bootstrap * (MORE_RESAMPLES if large else 1)
+    arms = _Arms(trials, study, ended)
+    primary: list[dict[str, Any]] = []
+    exploratory: list[dict[str, Any]] = []
+    for contrast in contrasts:
+        named = contrast.row()
+        try:
+            found = _compare(arms, contrast, n_resamples)
+        except _NotComparedError as reason:
+            nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
+            found = {
+                metric: {**nothing, "method": f"none: {reason}"} for metric in ("auroc", *EXPLORED)
+            }
+        for metric, figures in found.items():
+            family = PRIMARY if metric == "auroc" else EXPLORATORY
+            rows = primary if metric == "auroc" else exploratory
+            rows.append({**named, "metric": metric, "family": family, **figures})
+    for rows in (primary, exploratory):
+        for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+            row["p_holm"] = adjusted
+            row["verdict"] = _verdict(row["difference"], adjusted)
+    return pd.DataFrame([*primary, *exploratory], columns=COLUMNS)
+
+
+def read_comparisons(path: Path) -> pd.DataFrame:
+    """Read ``comparisons.csv``; levels stay text, whatever they look like."""
+    figures = [name for name in COLUMNS if name not in TEXT_COLUMNS]
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(TEXT_COLUMNS, str),
+        keep_default_na=False,
+        na_values=dict.fromkeys(figures, [""]),
+    )
+
+
+def comparisons_table(comparisons: pd.DataFrame, seeds: int) -> ResultTable:
+    """Lay out the primary family, with one sentence of what it means.
+
+    Parameters
+    ----------
+    comparisons
+        As `compare_trials` returns it.
+    seeds
+        Training seeds of the study.
+    """
+    primary = comparisons[comparisons["family"] == PRIMARY]
+    rows = []
+    for row in primary.to_dict("records"):
+        verdict = str(row["verdict"])
+        for side in ("a", "b"):
+            verdict = verdict.replace(f"{side} higher", f"{row[f'level_{side}']} higher")
+        figures = [format_share(row[name]) for name in ("difference", "low", "high")]
+        interval = MISSING if MISSING in figures else f"{figures[0]} [{figures[1]}, {figures[2]}]"
+        pair = f"{row['level_a']} - {row['level_b']}"
+        rows.append((pair, row["held"] or MISSING, interval, format_share(row["p_holm"]), verdict))
+    return ResultTable(
+        title="Comparisons",
+        caption=" ".join(_meaning(primary, seeds)),
+        columns=("levels", "held", "difference of AUROC", "p Holm", "verdict"),
+        rows=tuple(rows),
+    )
+
+
+def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
+    total = len(primary)
+    apart = primary["verdict"].isin(["a higher", "b higher"]).sum()
+    missing = (primary["verdict"] == "not compared").sum()
+    yield "First level minus second, AUROC on the full test set, 95 % interval."
+    sentence = f"Of {total} comparisons {apart} separate after Holm's correction for all {total}"
+    yield sentence + (f"; {missing} could not be made." if missing else ".")
+    if seeds < FEWEST_SEEDS:
+        yield (
+            "This is about these trained models on these patients: a claim about a modality, loss "
+            f"or ratio needs {FEWEST_SEEDS} training seeds."
+        )
+
+
+def _compare(arms: "_Arms", contrast: Contrast, n_resamples: int) -> dict[str, dict[str, Any]]:
+    """Compare two arms by AUROC and all that is explored: columns by metric."""
+    first, second = (arms.find(levels) for levels in contrast.arms)
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        raise _NotComparedError("the two have no training seed in common")
+    chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
+    models = [[arms.read(ids[seed]) for seed in chosen] for ids in (first, second)]
+    shared = _SharedTest.of(models)
+    rng = np.random.default_rng([*(int(ids[seeds[0]], 16) for ids in (first, second)), _DRAWS])
+    if len(chosen) > 1:
+        found, note = _across_seeds(shared, n_resamples, rng), f", {len(chosen)} seeds"
+    else:
+        found = _one_seed(shared, n_resamples, rng)
+        note = "" if len(first) == len(second) == 1 else f", seed {seeds[0]} only"
+    if shared.part:
+        note += f", on the {len(shared.label)} test records of both"
+    return {
+        metric: {**vars(both), "method": method + note} for metric, (both, method) in found.items()
+    }
+
+
+def _one_seed(
+    shared: "_SharedTest", n_resamples: int, rng: np.random.Generator
+) -> dict[str, tuple[PairedDifference, str]]:
+    """Compare two trained models: each difference and its method by metric."""
+    pair = shared.logits[0][0], shared.logits[1][0]
+    test = delong_test(shared.label, *pair, groups=shared.groups)
+    drawn = paired_bootstrap(
+        shared.label,
+        *pair,
+        thresholds=(shared.thresholds[0][0], shared.thresholds[1][0]),
+        groups=shared.groups,
+        metrics=tuple(EXPLORED.values()),
+        n_resamples=n_resamples,
+        rng=rng,
+    )
+    area = PairedDifference(test.difference, test.low, test.high, test.p_value)
+    return {
+        "auroc": (area, test.method),
+        **{name: (drawn[metric], "bootstrap_paired") for name, metric in EXPLORED.items()},
+    }
+
+
+def _across_seeds(
+    shared: "_SharedTest", n_resamples: int, rng: np.random.Generator
+) -> dict[str, tuple[PairedDifference, str]]:
+    """Compare the means over seeds of two arms: each difference and its method by metric."""
+    # every model's own threshold moves to 0, which leaves its ranking alone
+    scores = np.array(shared.logits) - np.array(shared.thresholds)[..., None]
+    drawn = crossed_bootstrap(
+        shared.label, scores, groups=shared.groups, n_resamples=n_resamples, rng=rng
+    )
+    found = {}
+    for name, metric in {"auroc": "auroc", **EXPLORED}.items():
+        both = drawn.compare(0, 1, metric)
+        bounds = both.interval
+        figures = PairedDifference(both.difference, bounds.low, bounds.high, both.p_value)
+        found[name] = figures, bounds.method
+    return found
+
+
+@dataclass(frozen=True)
+class _SharedTest:
+    """The full test records that two arms share; logits and thresholds by arm and seed.
+
+    A threshold is the one of the highest F1 on the model's full validation part. Patients are
+    numbered by their first record: their names are salted by storage, and draws must not follow
+    them. ``part`` tells whether any model was tested on further records.
+    """
+
+    label: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    logits: list[list[NDArray[np.float64]]]
+    thresholds: list[list[float]]
+    part: bool
+
+    @classmethod
+    def of(cls, models: Sequence[Sequence[Predictions]]) -> "_SharedTest":
+        every = [model for arm in models for model in arm]
+        tests = [model.rows("test", "full") for model in every]
+        common = set.intersection(
+            *(set(model.record_id[rows]) for model, rows in zip(every, tests, strict=True))
+        )
+        if not common:
+            raise _NotComparedError("the two were tested on different records")
+        part = any(len(common) < rows.sum() for rows in tests)
+        kept = {
+            id(model): rows & np.isin(model.record_id, list(common)) if part else rows
+            for model, rows in zip(every, tests, strict=True)
+        }
+        first = every[0]
+        label, record_id = first.label[kept[id(first)]], first.record_id[kept[id(first)]]
+        for model in every:
+            if not np.array_equal(model.record_id[kept[id(model)]], record_id):
+                raise _NotComparedError("the two have their test records in different orders")
+            if not np.array_equal(model.label[kept[id(model)]], label):
+                raise _NotComparedError("the two have different labels of the same records")
+        if len(np.unique(label)) < 2:
+            raise _NotComparedError("the test set holds one class only")
+        return cls(
+            label=label,
+            groups=pd.factorize(first.group[kept[id(first)]])[0],
+            logits=[[model.logit[kept[id(model)]] for model in arm] for arm in models],
+            thresholds=[[_threshold(model) for model in arm] for arm in models],
+            part=part,
+        )
+
+
+def _threshold(model: Predictions) -> float:
+    rows = model.rows("val", "full")
+    return f1_operating_point(model.label[rows], model.logit[rows]).threshold
+
+
+class _Arms:
+    """A study's arms by their levels: their finished trials by seed, or why there are none."""
+
+    def __init__(
+        self, trials: Path, study: Mapping[str, Any], ended: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        self._done: dict[frozenset[tuple[str, str]], dict[int, str]] = {}
+        self._reasons: dict[frozenset[tuple[str, str]], str] = {}
+        for each in study["left_out"]:
+            self._reasons[_key(each["levels"])] = f"{each['name']} is left out: {each['reason']}"
+        for member in study["members"]:
+            own = {axis: member[axis] for axis in _MEMBER_AXES} | member["further"]
+            key = _key({axis: own[axis] for axis in study["axes"]})
+            identity, name = member["experiment_id"], member["name"]
+            if (trials / identity / RESULT_FILE).exists():
+                self._done.setdefault(key, {})[member["seed"]] = identity
+            elif identity in ended:
+                how = ended[identity]
+                self._reasons[key] = f"{name} {how['status']}: {how['reason']}"
+            else:
+                self._reasons.setdefault(key, f"{name} is not trained")
+        self._trials = trials
+        self._read: dict[str, Predictions] = {}
+
+    def find(self, levels: Mapping[str, str]) -> dict[int, str]:
+        """Experiment ids of an arm's finished trials by training seed."""
+        key = _key(levels)
+        if key not in self._done:
+            raise _NotComparedError(self._reasons.get(key, "an arm is not part of the study"))
+        return self._done[key]
+
+    def read(self, identity: str) -> Predictions:
+        """Read a trial's predictions once."""
+        if identity not in self._read:
+            self._read[identity] = read_predictions(self._trials / identity)
+        return self._read[identity]
+
+
+def _key(levels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(levels.items())
+
+
+def _verdict(difference: float, p_holm: float) -> str:
+    if np.isnan(p_holm):
+        return "not compared"
+    if p_holm > LEVEL or difference == 0:
+        return "not separated"
+    return "a higher" if difference > 0 else "b higher"
