@@ -104,6 +104,7 @@ def main(options: argparse.Namespace) -> int:
     for identity, reason in outcome.failed.items():
         print(f"failed: {names[identity]}: {reason}")
     print(f"tables: {outcome.study.folder}")
+    print(f"report: {outcome.study.folder / 'report.html'}")
     uri = without_password(outcome.mlflow_uri)
     served = uri.startswith(("http:", "https:", "databricks"))
     print(f"MLflow: {uri if served else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}")

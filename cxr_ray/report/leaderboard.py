@@ -110,7 +110,7 @@ def collect_tables(
             if how is not None:
                 rows.append({**identity, "test_set": None, **how, **further})
             continue
-        scores = score_folder(folder, config, figures=True)
+        scores = score_folder(folder, config)
         result = read_result(folder)
         training = {name: result[name] for name in _TRAINING if name in result}
         training["val_accuracy"] = scores["val_accuracy"]

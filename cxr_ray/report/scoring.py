@@ -6,6 +6,7 @@ the wanted one is not scored again.
 
 import json
 import math
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from cxr_ray.config.identity import EVALUATION_VERSION
+from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.confusion import confusion_rows
 from cxr_ray.evaluation.contribution import auroc_shapley, variance_shares, verdict
@@ -24,24 +25,21 @@ from cxr_ray.evaluation.missing import additive_missing, missing_modality
 from cxr_ray.evaluation.sensitivity import Modality, PermutationTest, permutation_test
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
-from cxr_ray.storage import write_whole
+from cxr_ray.storage import move_whole, write_whole
 
-SCORES_FILE = "scores.json"
 FIGURES_FOLDER = "figures"
 TEST_SETS = ("own", "full")
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 AT_VAL = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy", "mcc")
 
 
-def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> dict[str, Any]:
-    """Score a trial folder, or read the scores that lie there already.
+def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
+    """Score a trial folder and draw its pictures, or read the scores that lie there already.
 
     Parameters
     ----------
     folder
         A trial's folder with its predictions, features and result.
-    figures
-        Whether to draw the trial's pictures where they are missing.
 
     Returns
     -------
@@ -50,26 +48,28 @@ def score_folder(folder: Path, config: EvaluationConfig, *, figures: bool) -> di
     ``recipe``.
     """
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
-    path = folder / SCORES_FILE
+    # Studies that share a trial may score it by recipes of their own.
+    path = folder / f"scores-{digest(recipe)}.json"
+    if not (folder / FIGURES_FOLDER).is_dir():
+        draw_figures(folder, read_predictions(folder))
     if path.exists():
         scores: dict[str, Any] = json.loads(path.read_text())
-        if scores["recipe"] == recipe and "contribution" in scores:
-            return scores
+        return scores
     predictions = read_predictions(folder)
     # Every draw derives from the experiment, so that scoring again gives the same figures.
     identity = int(read_result(folder)["experiment_id"], 16)
     sensitivity, contribution = _modality_use(folder, predictions, config, identity)
+    full = _score_test_set(predictions, "full", config, identity)
+    own = full
+    if not predictions.in_own.all():
+        own = _score_test_set(predictions, "own", config, identity)
     scores = {
         "recipe": recipe,
-        "test_sets": {
-            name: _score_test_set(predictions, name, config, identity) for name in TEST_SETS
-        },
+        "test_sets": {"own": own, "full": full},
         "sensitivity": sensitivity,
         "contribution": contribution,
         "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
     }
-    if figures:
-        draw_figures(folder, predictions)
     write_whole(path, json.dumps(scores, indent=1))
     return scores
 
@@ -94,9 +94,11 @@ def draw_figures(folder: Path, predictions: Predictions) -> None:
             predictions.label[rows], predictions.probability[rows]
         ),
     }
-    (folder / FIGURES_FOLDER).mkdir(exist_ok=True)
+    aside = folder / f".{FIGURES_FOLDER}.{uuid.uuid4().hex}"
+    aside.mkdir()
     for name, figure in drawn.items():
-        figure.savefig(folder / FIGURES_FOLDER / f"{name}.png", dpi=100)
+        figure.savefig(aside / f"{name}.png", dpi=100)
+    move_whole(aside, folder / FIGURES_FOLDER)
 
 
 def _score_test_set(

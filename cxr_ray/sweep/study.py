@@ -116,6 +116,7 @@ def open_study(
         "cohorts": sorted({member.keys.cohort for member in plan.members}),
         "members": [describe_member(m) for m in plan.members if m.id is not None],
         "left_out": [asdict(each) for each in plan.left_out],
+        "evaluation": plan.members[0].config.evaluation.model_dump(mode="json"),
         "version": __version__,
         "git_commit": git_commit,
         "command": command,

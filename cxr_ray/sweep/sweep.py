@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import is_prepared, prepare, read_manifest
+from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
 from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage, write_whole
@@ -104,6 +105,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
     grid = load_grid(options.grid)
     profile, overrides = load_profile(options.profile), parse_assignments(options.overrides)
+    overrides = Layer("--set", {**config_of(options.data), **overrides.values})
     experiments = expand(grid, profile, overrides, only=options.only, seeds=options.seeds)
     storage = Storage.open(options.storage, create=create)
     given = Layer("--set", {**grid.base.values, **overrides.values})
@@ -192,6 +194,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
             for identity, reason in failed.items():
                 study.write_failed(identity, reason)
         listener.phase("scoring")
+        from cxr_ray.report.page import write_page
         from cxr_ray.report.study_tables import write_study_tables
         from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
@@ -199,6 +202,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         tables = _tabulate(storage, study, plan, done)
         remarks += remark_on_arithmetic(storage, plan, done) + remark_on_empty_texts(storage, plan)
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
+        write_page(storage, study.folder, study.record, tables)
         listener.phase("logging to MLflow")
         for identity in done:
             tracking.log_trial(members[identity], storage.trials / identity)
@@ -297,4 +301,6 @@ def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -
 
 
 def _published(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in {".csv", ".md", ".png"})
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in {".csv", ".md", ".png", ".html"}
+    )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.layers import flat_parameters
-from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.report.scoring import FIGURES_FOLDER, SCORES_FILE
+from cxr_ray.config.schema import EvaluationConfig, ExperimentConfig
+from cxr_ray.report.scoring import FIGURES_FOLDER, score_folder
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
     read_config,
@@ -130,8 +130,10 @@ class Tracker:
         """Log a finished trial as a child: parameters, curves, test figures and pictures."""
         from mlflow.entities import Metric, Param
 
-        scores = json.loads((folder / SCORES_FILE).read_text())
         result = read_result(folder)
+        config = ExperimentConfig.model_validate(read_config(folder))
+        evaluation = EvaluationConfig.model_validate(study["evaluation"])
+        scores = score_folder(folder, evaluation)
         # A trial that was trained again, or scored by another recipe, is logged anew.
         recipe = json.dumps([result["attempt"], scores["recipe"]], sort_keys=True)
         run = self._child(study, member)
@@ -143,7 +145,6 @@ class Tracker:
         if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
             return
         run_id, when = run.info.run_id, run.info.start_time
-        config = ExperimentConfig.model_validate(read_config(folder))
         params = [Param(key, str(value)) for key, value in flat_parameters(config).items()]
         logged = run.data.params
         params = [param for param in params if param.key not in logged]

@@ -171,7 +171,7 @@ def _write_folder(
     }
     (folder / "model" / "config.json").write_text(json.dumps(description, indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1))
-    score_folder(folder, config.evaluation, figures=True)
+    score_folder(folder, config.evaluation)
 
 
 def _lost_lease(running: Path, attempt: str) -> Callable[[], bool]:

@@ -69,7 +69,7 @@ def test_cached_features_give_what_permuted_batches_through_the_whole_model_give
         assert np.abs(cached - slow).max() <= 1e-5
         slow_aurocs.append(auroc(arm.label[records], slow))
 
-    scores = score_folder(folder, config.evaluation, figures=False)
+    scores = score_folder(folder, config.evaluation)
     (row,) = [
         row
         for row in scores["sensitivity"]
@@ -98,7 +98,7 @@ def test_the_features_mean_over_the_training_part_is_kept_for_what_is_missing(
 
 
 def test_every_way_of_taking_a_modality_away_is_scored_with_an_interval(folder, config):
-    scores = score_folder(folder, config.evaluation, figures=False)
+    scores = score_folder(folder, config.evaluation)
     auroc_rows = {
         row["perturbation"]: row for row in scores["sensitivity"] if row["metric"] == "auroc"
     }
@@ -129,14 +129,14 @@ def test_a_folder_without_training_means_is_scored_for_all_but_what_is_missing(
         (copied / name).write_bytes((folder / name).read_bytes())
     kept = {k: v for k, v in read_features(folder).items() if not k.startswith("train_mean")}
     np.savez(copied / "features.npz", **kept)
-    found = score_folder(copied, config.evaluation, figures=False)
-    whole = score_folder(folder, config.evaluation, figures=False)
+    found = score_folder(copied, config.evaluation)
+    whole = score_folder(folder, config.evaluation)
     assert found["sensitivity"] == [r for r in whole["sensitivity"] if r["repeats"]]
     assert found["contribution"] == whole["contribution"][:13]
 
 
 def test_the_printed_table_shows_the_shuffles_across_patients(folder, config):
-    scores = score_folder(folder, config.evaluation, figures=False)
+    scores = score_folder(folder, config.evaluation)
     sensitivity = pd.DataFrame(scores["sensitivity"]).assign(experiment_id=folder.name)
     (row,) = sensitivity_table(sensitivity, {folder.name: "it"}).rows
     shuffled = sensitivity.set_index(["perturbation", "metric"])["drop"]
@@ -146,19 +146,20 @@ def test_the_printed_table_shows_the_shuffles_across_patients(folder, config):
 
 def test_scoring_again_changes_no_byte_and_draws_nothing(folder, config):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    score_folder(folder, config.evaluation, figures=True)
+    score_folder(folder, config.evaluation)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_another_recipe_is_scored_anew_without_touching_the_result(folder, config, tmp_path):
-    kept = (folder / "scores.json").read_text()
+    (recipe,) = folder.glob("scores-*.json")
+    kept = recipe.read_text()
     result = (folder / "result.json").read_bytes()
     finer = config.evaluation.model_copy(update={"permutations": 29})
-    scores = score_folder(folder, finer, figures=False)
+    scores = score_folder(folder, finer)
     assert {row["repeats"] for row in scores["sensitivity"]} == {29, 0}
     assert (folder / "result.json").read_bytes() == result
-    again = score_folder(folder, config.evaluation, figures=False)
-    assert again == json.loads(kept)
+    again = score_folder(folder, config.evaluation)
+    assert again == json.loads(kept) == json.loads(recipe.read_text())
 
 
 def test_the_scores_follow_from_predictions_and_features_alone(folder, config, tmp_path):
@@ -166,8 +167,8 @@ def test_the_scores_follow_from_predictions_and_features_alone(folder, config, t
     copied.mkdir()
     for name in ("predictions.parquet", "features.npz", "result.json"):
         (copied / name).write_bytes((folder / name).read_bytes())
-    ours = score_folder(copied, config.evaluation, figures=False)
-    assert ours == score_folder(folder, config.evaluation, figures=False)
+    ours = score_folder(copied, config.evaluation)
+    assert ours == score_folder(folder, config.evaluation)
 
 
 def test_a_model_of_one_modality_has_no_sensitivity_to_the_other(phantom):
@@ -180,7 +181,7 @@ def test_a_model_of_one_modality_has_no_sensitivity_to_the_other(phantom):
     job = phantom.job(config)
     run_job(job, World(), lambda row: None)
     folder = phantom.storage.trials / job.experiment_id
-    scores = score_folder(folder, config.evaluation, figures=True)
+    scores = score_folder(folder, config.evaluation)
     assert scores["sensitivity"] == scores["contribution"] == []
     own, full = (scores["test_sets"][name] for name in ("own", "full"))
     assert own["n"] < full["n"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,12 +204,24 @@ def test_no_patient_id_leaves_the_prepared_folder(undisturbed):
     storage, _ = undisturbed
     cohort = pd.read_csv(next(storage.glob("prepared/*/cohort.csv")), dtype=str)
     marks = {*cohort["patient"], *cohort["record"]}
-    for path in storage.rglob("*"):
-        if path.is_dir() or storage / "prepared" in path.parents:
-            continue
-        if path.suffix in {".csv", ".json", ".yaml", ".md"}:
-            words = set(path.read_text().replace('"', " ").replace(",", " ").split())
-            assert not words & marks, path
+    assert all(len(mark) == 8 and mark.isdigit() for mark in marks)
+
+    # Eight digits that are no part of a longer number, nor of a fraction.
+    number = re.compile(rb"(?<![0-9.])[0-9]{8}(?![0-9.])")
+
+    def ids_in(path):
+        return {found.decode() for found in number.findall(path.read_bytes())}
+
+    outside = [
+        path
+        for path in storage.rglob("*")
+        if path.is_file() and storage / "prepared" not in path.parents
+    ]
+    assert {".db", ".parquet", ".npz", ".md", ".json"} <= {path.suffix for path in outside}
+    for path in outside:
+        assert not ids_in(path) & marks, path
+    inside = next(storage.glob("prepared/*/cohort.csv"))
+    assert ids_in(inside) >= marks  # the search finds what is there
     predictions = pq.read_table(next(storage.glob("trials/*/predictions.parquet"))).to_pandas()
     assert not set(predictions["record_id"]) & marks
     assert not set(predictions["group"]) & marks
