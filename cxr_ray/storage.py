@@ -30,7 +30,7 @@ class Storage:
                 f"--storage {location}: object stores are not supported; "
                 "give a folder, which on a cluster every node must see"
             )
-        storage = cls(Path(location).expanduser().absolute())
+        storage = cls(Path(location).expanduser().resolve())
         if storage.root.exists() and not storage.root.is_dir():
             raise InputError(
                 f"--storage {location}: {storage.root} is a file where a folder should be"

@@ -19,7 +19,8 @@ from terminal import (
 EXAMPLE = """examples:
   python launch/sweep.py --grid paper12
   python launch/sweep.py --grid paper12 --data mimic:/data/mimic-cxr-jpg --profile paper --dry-run
-  python launch/sweep.py --grid paper12 --only modality=text --set train.lr=5e-4 --seeds 3
+  python launch/sweep.py --grid paper12 --only modality=text --seeds 3
+  python launch/sweep.py --grid paper12 --set train.lr=5e-4 --study paper12-faster
 
 Running the same command again continues it: only what is missing is trained.
 exit code: 0 done, 2 bad input or refused, 1 a trial failed or the run was interrupted"""
@@ -105,10 +106,15 @@ def main(options: argparse.Namespace) -> int:
         print(f"failed: {names[identity]}: {reason}")
     print(f"tables: {outcome.study.folder}")
     print(f"report: {outcome.study.folder / 'report.html'}")
-    uri = without_password(outcome.mlflow_uri)
-    served = uri.startswith(("http:", "https:", "databricks"))
-    print(f"MLflow: {uri if served else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}")
+    if outcome.tracked:
+        print(describe_tracker(outcome.mlflow_uri))
     return FAILED if outcome.failed or outcome.interrupted else DONE
+
+
+def describe_tracker(uri: str) -> str:
+    uri = without_password(uri)
+    served = uri.startswith(("http:", "https:", "databricks"))
+    return f"MLflow: {uri if served else f'mlflow ui --backend-store-uri {shlex.quote(uri)}'}"
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def test_help_has_an_example_answers_at_once_and_imports_nothing_heavy(run, scri
         (["--data", "mimic:absent"], "absent does not exist"),
         (["--storage", "s3://bucket"], "--storage s3://bucket: object stores are not supported"),
         (["--workers-per-trial", "0"], "--workers-per-trial 0: should be at least 1"),
-        (["--study", "a/b"], "--study a/b: should be a plain name"),
+        (["--mlflow-uri", "foo://bar"], "--mlflow-uri foo://bar: should begin with one of http"),
+        (["--study", "a" * 200], "should be a plain name of at most 120 characters"),
+        (["--study", "a/b"], "--study 'a/b': should be a plain name"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_line(run, tmp_path, options, sentence):

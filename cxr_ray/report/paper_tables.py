@@ -155,7 +155,11 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
                 format_share(row.get("average_precision")),
             )
         )
-    sentences = ["Figures at threshold .5, AUROC with its 95 % interval, AP average precision."]
+    sentences = [
+        "Figures at threshold .5, AUROC with its 95 % interval, AP average precision. Test set "
+        "own: the model's own, sub-sampled like its training part; full: all test records, on "
+        "which models of every class ratio are compared; both: they are the same."
+    ]
     sentences += [f"{name} {reason}." for name, reason in ended.items()]
     return ResultTable(
         title="Leaderboard",
@@ -217,7 +221,8 @@ def _marks(
         return marked, ""
     for metric in PRINTED_METRICS:
         values = {arm: f[metric] for arm, f in present.items() if f[metric] == f[metric]}
-        marked[metric] = {arm for arm, v in values.items() if v == max(values.values())}
+        best = {arm for arm, v in values.items() if v == max(values.values())}
+        marked[metric] = best if len(best) < len(values) else set()
     if separates is None:
         return marked, f"{MARK} says only: the highest figure of ours in this column."
     areas = {arm: f["auroc"] for arm, f in present.items() if f["auroc"] == f["auroc"]}
@@ -277,6 +282,9 @@ def _reason_to_leave_out(layout: _Layout, own: pd.DataFrame) -> str:
     if mine.empty:
         losses = " or ".join(layout.losses)
         return f"the study has no finished model with dataset {layout.dataset} and loss {losses}"
+    there, whole = len(mine[["modality", "loss"]].drop_duplicates()), 3 * len(layout.losses)
+    if 2 * there < whole:
+        return f"the study has finished only {there} of its {whole} models"
     repeated = mine.duplicated(["modality", "dataset", "loss", "seed"], keep=False)
     if repeated.any():
         arm = tuple(mine.loc[repeated, ["modality", "dataset", "loss"]].iloc[0])
@@ -296,6 +304,8 @@ def _ask(separates: Separates, first: Arm, second: Arm) -> bool | None:
 def _trial_names(leaderboard: pd.DataFrame) -> pd.Series:
     if "name" in leaderboard:
         return leaderboard["name"].astype(str)
+    if leaderboard.empty:
+        return pd.Series(dtype=str)
     columns = list(leaderboard.columns)
     further = columns[columns.index("reason") + 1 :] if "reason" in columns else []
     parts = leaderboard[["modality", "dataset", "loss", *further]].astype(str)

@@ -1,7 +1,6 @@
 """The plan of a sweep in words: what it would train, on what, and what is not known yet."""
 
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +8,7 @@ from cxr_ray.data.prepare import FLOW_FILE, MANIFEST, is_prepared, read_manifest
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
-from cxr_ray.sweep.resources import count_slots
+from cxr_ray.sweep.resources import count_slots, local_resources
 from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 
 PENDING = "id pending weights"
@@ -80,19 +79,8 @@ def _state(storage: Storage, member: Member) -> str:
 def _resources(options: SweepOptions) -> str:
     if options.address is not None:
         return "trials at once: computed from the cluster when it is joined"
-    cpus = float(len(os.sched_getaffinity(0)))
-    slots = count_slots(options.resources, {"CPU": cpus, "GPU": _gpus()}, options.max_concurrent)
+    slots = count_slots(options.resources, local_resources(), options.max_concurrent)
     return f"trials at once on this machine: {slots}"
-
-
-def _gpus() -> float:
-    """Count the GPUs as Ray would, without importing it."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return float(len([each for each in visible.split(",") if each.strip()]))
-    return float(
-        len([name for name in os.listdir("/dev") if name.removeprefix("nvidia").isdigit()])
-    )
 
 
 def _disk(plan: Plan, counted: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """How many trials run at once: computed from the cluster and what one trial needs."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,17 @@ class TrialResources:
         ):
             if value < least:
                 raise InputError(f"{flag} {value:g}: should be at least {least}")
+
+
+def local_resources() -> dict[str, float]:
+    """Count this machine's CPUs and GPUs as a local Ray would, without importing it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = len([each for each in visible.split(",") if each.strip()])
+    else:
+        devices = [name.removeprefix("nvidia") for name in os.listdir("/dev")]
+        gpus = len([name for name in devices if name.isdigit()])
+    return {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(gpus)}
 
 
 def count_slots(

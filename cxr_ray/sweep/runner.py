@@ -7,6 +7,7 @@ back from its results, so that a kill at any moment loses no finished trial.
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,7 @@ from cxr_ray.training.job import Job
 
 PROCESS_RETRIES = 2
 WAIT_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
 # Worker processes send nothing home and compute alike in every run on one kind of processor. MKL's
 # COMPATIBLE would hold between processors too, and doubles the time of a small BERT's step.
 WORKER_ENVIRONMENT = {
@@ -62,6 +64,7 @@ def start_ray(address: str | None) -> None:
     # A failed trial's reason is told in one line; its traceback is not Tune's to print.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     local: dict[str, Any] = {}
+    _check_address(address)
     if address is None:
         local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
     try:
@@ -74,6 +77,19 @@ def start_ray(address: str | None) -> None:
         )
     except ConnectionError as error:
         raise InputError(f"--address {address}: no Ray cluster answers there") from error
+
+
+def _check_address(address: str | None) -> None:
+    """Refuse a ``host:port`` at which nothing listens, which Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error.strerror or error})"
+        ) from error
 
 
 def missing_members(storage: Storage, members: Iterable[Member]) -> list[Member]:

@@ -24,6 +24,8 @@ class Study:
     uuid: str
     folder: Path
     record: dict[str, Any]
+    changes: tuple[str, ...] = ()
+    """What an edited grid or override took out of the study, in sentences."""
 
     def write_failed(self, experiment_id: str, reason: str) -> None:
         """Record that a trial failed; it is tried once more by the next command."""
@@ -43,8 +45,11 @@ class Study:
 
 def check_name(name: str) -> str:
     """Refuse study names that are no plain folder names."""
-    if not name or name in {".", ".."} or set(name) & set("/\\\0\n") or name.startswith("."):
-        raise InputError(f"--study {name}: should be a plain name without / or a leading dot")
+    if not name or set(name) & set("/\\\0\n") or name.startswith(".") or len(name) > 120:
+        raise InputError(
+            f"--study {name[:60]!r}: should be a plain name of at most 120 characters, without / "
+            "or a leading dot"
+        )
     return name
 
 
@@ -121,9 +126,26 @@ def open_study(
         "git_commit": git_commit,
         "command": command,
     }
+    changes = _what_leaves(path, record)
     folder.mkdir(exist_ok=True)
     write_whole(path, json.dumps(record, indent=1))
-    return Study(name, identity, folder, record)
+    return Study(name, identity, folder, record, changes)
+
+
+def _what_leaves(path: Path, record: dict[str, Any]) -> tuple[str, ...]:
+    """Say which members of a study's last record its new one does not hold."""
+    if not path.exists():
+        return ()
+    held = {member["experiment_id"] for member in record["members"]}
+    old = json.loads(path.read_text())["members"]
+    gone = [member["name"] for member in old if member["experiment_id"] not in held]
+    if not gone:
+        return ()
+    return (
+        f"{len(gone)} members leave the study {record['name']} by this grid, --seeds or --set "
+        f"({', '.join(gone[:4])}{', …' if len(gone) > 4 else ''}); their trials are kept, and "
+        "--study gives a study beside it",
+    )
 
 
 def describe_member(member: Member) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.grid import Grid, expand, load_grid
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
-from cxr_ray.sweep.resources import TrialResources
+from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
 from cxr_ray.sweep.study import Study, check_study, open_study
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cxr_ray.sweep.runner import TrialEvent
 
 TABLES_KEY_FILE = ".tables_key"
+TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class SweepOutcome:
     failed: dict[str, str]
     interrupted: int
     mlflow_uri: str
+    tracked: bool
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     """
     if options.max_concurrent is not None and options.max_concurrent < 1:
         raise InputError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
+    _check_tracker(options.mlflow_uri)
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
     grid = load_grid(options.grid)
@@ -111,7 +114,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     given = Layer("--set", {**grid.base.values, **overrides.values})
     plan = make_plan(experiments, storage, options.data, options.reports, given)
     default = grid.name if plan.source_name == "phantom" else f"{grid.name}-{plan.source_name}"
-    name = options.study or default
+    name = default if options.study is None else options.study
     check_study(storage, name, plan, options.profile)
     return PlannedSweep(grid, storage, plan, name)
 
@@ -128,6 +131,9 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     storage, driver = planned.storage, uuid.uuid4().hex
     for member in planned.plan.selected:
         member.trained_id  # noqa: B018 - refuses absent weights before anything is prepared
+    if options.address is None:
+        # What can never fit is refused before anything is prepared.
+        count_slots(options.resources, local_resources(), options.max_concurrent)
     ray_started = _prepare_missing(planned, options, driver, listener)
     manifests = {
         member.keys.cohort: read_manifest(storage, member.keys.cohort)
@@ -153,6 +159,8 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     if options.fresh:
         _forget(storage, selected, driver)
     missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
+    for sentence in study.changes:
+        listener.warn(sentence)
     listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
     from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm
 
@@ -223,7 +231,17 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         failed=failed,
         interrupted=len(set(selected) - set(done) - set(failed)),
         mlflow_uri=uri,
+        tracked=tracking.problem is None,
     )
+
+
+def _check_tracker(uri: str | None) -> None:
+    """Refuse a tracking address of a kind that MLflow does not know."""
+    if uri is not None and uri.partition(":")[0].partition("+")[0] not in TRACKERS:
+        raise InputError(
+            f"--mlflow-uri {uri}: should begin with one of {', '.join(TRACKERS)}, as in "
+            "http://127.0.0.1:5000"
+        )
 
 
 def _count(manifest: dict[str, Any]) -> str:

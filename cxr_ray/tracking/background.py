@@ -1,6 +1,8 @@
 """Tracking off the trials' way: the tracker's calls, one after the other, in a thread."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,20 @@ class BackgroundTracker:
         self._call(lambda tracker: tracker.finish(self._study, artifacts, complete=complete))
 
     def _connect(self, uri: str, artifacts: Path | None) -> None:
-        self._tracker = Tracker(uri, artifacts)
-        self._tracker.start(self._study)
+        with self._alone(artifacts):
+            self._tracker = Tracker(uri, artifacts)
+            self._tracker.start(self._study)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _alone(artifacts: Path | None) -> Iterator[None]:
+        """Let one process at a time make a storage's database, which several at once break."""
+        if artifacts is None:
+            yield
+            return
+        with (artifacts.parent / ".mlflow-lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _call(self, call: Callable[[Tracker], None]) -> None:
         def call_tracker() -> None:

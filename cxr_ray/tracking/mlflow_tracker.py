@@ -136,12 +136,14 @@ class Tracker:
         scores = score_folder(folder, evaluation)
         # A trial that was trained again, or scored by another recipe, is logged anew.
         recipe = json.dumps([result["attempt"], scores["recipe"]], sort_keys=True)
-        run = self._child(study, member)
+        ended = int(1000 * result["finished_at"])
+        began = ended - int(1000 * result["wall_seconds"])
+        run = self._child(study, member, began)
         if run.data.tags.get("attempt", result["attempt"]) != result["attempt"]:
             # Its parameters cannot be changed, and its curves are another training's.
             self._client.delete_run(run.info.run_id)
             del self._children[member["experiment_id"]]
-            run = self._child(study, member)
+            run = self._child(study, member, began)
         if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
             return
         run_id, when = run.info.run_id, run.info.start_time
@@ -169,7 +171,7 @@ class Tracker:
         self._client.set_tag(run_id, "attempt", result["attempt"])
         self._client.set_tag(run_id, "git_commit", result["versions"]["git_commit"] or "unknown")
         self._client.set_tag(run_id, "logged", recipe)
-        self._client.set_terminated(run_id, "FINISHED")
+        self._client.set_terminated(run_id, "FINISHED", end_time=ended)
 
     def log_failed(self, study: Mapping[str, Any], member: Mapping[str, Any], reason: str) -> None:
         """Log a trial that ended without a result."""
@@ -189,9 +191,13 @@ class Tracker:
                 self._client.set_tag(run.info.run_id, "member", value)
         for path in artifacts:
             self._client.log_artifact(self._parent, str(path))
+        note = f"{study['title']} The answer is in the artifact report.html."
+        self._client.set_tag(self._parent, "mlflow.note.content", note)
         self._client.set_terminated(self._parent, "FINISHED" if complete else "FAILED")
 
-    def _child(self, study: Mapping[str, Any], member: Mapping[str, Any]) -> "Run":
+    def _child(
+        self, study: Mapping[str, Any], member: Mapping[str, Any], began: int | None = None
+    ) -> "Run":
         identity = member["experiment_id"]
         if identity not in self._children:
             tags = {
@@ -204,7 +210,7 @@ class Tracker:
             tags |= {name: str(member[name]) for name in ("modality", "dataset", "loss", "seed")}
             tags |= {axis: str(level) for axis, level in member["further"].items()}
             self._children[identity] = self._client.create_run(
-                self._experiment, tags=tags, run_name=member["name"]
+                self._experiment, start_time=began, tags=tags, run_name=member["name"]
             )
         return self._children[identity]
 

@@ -86,6 +86,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
         "epochs": len(history),
         "train_seconds": round(sum(row["seconds"] for row in history), 3),
         "wall_seconds": round(time.perf_counter() - began, 3),
+        "finished_at": round(time.time(), 3),
         "n_train": len(train.records),
         "n_train_positive": int(arm.label[train.records].sum()),
         "train_accuracy": float(np.mean((train.logits >= 0) == arm.label[train.records])),

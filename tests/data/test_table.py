@@ -226,3 +226,13 @@ def test_the_shipped_recipes_find_the_known_counts(
     assert (cohort.modalities, cohort.required) == (modalities, required)
     assert (cohort.flow[-1].positive, cohort.flow[-1].negative) == counts
     assert cohort.frame.groupby("image")["part"].nunique().max() == 1
+
+
+def test_a_table_that_is_not_utf8_is_refused_with_the_place(tmp_path):
+    (tmp_path / "table.csv").write_bytes("finding\nTrübung\n".encode("latin-1"))
+    recipe = {"csv": "table.csv", "text": "finding", "patient": "finding", "label": BASIC["label"]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match=r"table\.csv: byte \d+ is no UTF-8 text"):
+        open_source(f"table:{tmp_path / 'recipe.yaml'}", configured(), tmp_path).select(
+            configured()
+        )

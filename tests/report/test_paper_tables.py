@@ -187,3 +187,20 @@ def test_a_trial_whose_own_test_set_is_the_full_one_has_one_line(leaderboard):
     ].to_numpy()
     table = leaderboard_table(leaderboard)
     assert column(table, "test set") == ["both", "both", "own", "full", "own", "full"] * 3
+
+
+def test_a_figure_that_all_arms_share_is_marked_for_none(leaderboard):
+    leaderboard["precision"] = 0.0
+    for table in paper_tables(leaderboard).tables:
+        assert not any("*" in cell for cell in column(table, "prec"))
+
+
+def test_a_table_of_which_the_study_has_fewer_than_half_the_models_is_left_out(leaderboard):
+    few = leaderboard[leaderboard["modality"] == "image"]
+    result = paper_tables(few)
+    assert not result.tables
+    assert "only 2 of its 6 models" in result.left_out[next(t for t in result.left_out if "3" in t)]
+
+
+def test_a_study_without_a_finished_trial_has_an_empty_leaderboard(leaderboard):
+    assert leaderboard_table(leaderboard.iloc[:0]).rows == ()

@@ -133,3 +133,10 @@ def test_failed_trials_are_remembered_until_they_finish(storage, plan):
     study.forget_failed("abc")
     study.forget_failed("abc")
     assert list(study.ended()) == ["def"]
+
+
+def test_members_that_leave_a_study_are_told(storage, plan):
+    assert opened(storage, plan()).changes == ()
+    (sentence,) = opened(storage, plan(overrides={"train.lr": 0.5})).changes
+    assert sentence.startswith("12 members leave the study first")
+    assert opened(storage, plan(overrides={"train.lr": 0.5})).changes == ()

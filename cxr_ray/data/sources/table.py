@@ -180,9 +180,12 @@ def _table(source: TableSource) -> pd.DataFrame:
             keep_default_na=False,
             sep=recipe.delimiter,
             encoding="utf-8-sig",
-            encoding_errors="replace",
             index_col=False,
         )
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{recipe.csv}: byte {error.start + 1} is no UTF-8 text; save the table as UTF-8"
+        ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
     for column in recipe.columns:
@@ -305,6 +308,10 @@ def _per_patient(selection: Selection, recipe: TableRecipe, per_patient: str) ->
                 " table's YAML; or use all, drop_repeated"
             )
         when = pd.to_numeric(frame[CSV + recipe.order], errors="coerce")
+        if when.isna().all():
+            raise InputError(
+                f"{recipe.csv}: order names the column {recipe.order!r}, which holds no number"
+            )
         when = when.replace([np.inf, -np.inf], np.nan)
         ordered = frame.assign(**{":when": when}).sort_values([":when", ":record"], kind="stable")
         first = ordered.index[~ordered[":group"].duplicated()]
