@@ -159,7 +159,7 @@ def read_comparisons(path: Path) -> pd.DataFrame:
 
 
 def comparisons_table(comparisons: pd.DataFrame, seeds: int) -> ResultTable:
-    """Lay out the primary family, with one sentence of what it means.
+    """Lay out what was compared of the primary family, with one sentence of what it means.
 
     Parameters
     ----------
@@ -170,10 +170,9 @@ def comparisons_table(comparisons: pd.DataFrame, seeds: int) -> ResultTable:
     """
     primary = comparisons[comparisons["family"] == PRIMARY]
     rows = []
-    for row in primary.to_dict("records"):
-        verdict = str(row["verdict"])
-        for side in ("a", "b"):
-            verdict = verdict.replace(f"{side} higher", f"{row[f'level_{side}']} higher")
+    for row in primary[primary["verdict"] != "not compared"].to_dict("records"):
+        named = {f"{side} higher": f"{row[f'level_{side}']} higher" for side in ("a", "b")}
+        verdict = named.get(row["verdict"], str(row["verdict"]))
         figures = [format_share(row[name]) for name in ("difference", "low", "high")]
         interval = MISSING if MISSING in figures else f"{figures[0]} [{figures[1]}, {figures[2]}]"
         pair = f"{row['level_a']} - {row['level_b']}"

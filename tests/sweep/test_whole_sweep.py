@@ -235,7 +235,8 @@ def test_two_workers_a_trial_go_through_ray_train_to_the_same_kind_of_folder(und
         "--set", "train.seed=1", "--study", "ddp",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    member = json.loads((storage / "studies/ddp/study.json").read_text())["members"][0]
+    members = json.loads((storage / "studies/ddp/study.json").read_text())["members"]
+    (member,) = (each for each in members if each["name"] == "image-full-bce-seed1")
     result = json.loads((storage / "trials" / member["experiment_id"] / "result.json").read_text())
     assert result["compute"]["workers"] == 2
     assert (storage / "trials" / member["experiment_id"] / "predictions.parquet").exists()
