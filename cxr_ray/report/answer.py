@@ -1,14 +1,29 @@
 """The question and the answer of a study, in sentences that claim no more than its comparisons."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from cxr_ray.evaluation.contribution import USED_DROP, USED_P_VALUE
+from cxr_ray.evaluation.seeds import FEWEST_SEEDS
+from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import StudyTables
-from cxr_ray.report.result_table import format_share
+from cxr_ray.report.result_table import MISSING, format_share
 
-USED_P, USED_DROP = 0.002, 0.02
+
+@dataclass(frozen=True)
+class _Arm:
+    """The finished trials of one arm, a row of the full test set for each training seed."""
+
+    name: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def auroc(self) -> float:
+        """Mean over seeds, NaN where a seed's is not defined."""
+        return float(sum(_number(row["auroc"]) for row in self.rows) / len(self.rows))
 
 
 def answer(
@@ -26,81 +41,163 @@ def answer(
     cohorts
         Each with its ``manifest``.
     done
-        The leaderboard's rows of finished trials.
+        The leaderboard's rows of finished trials, with the trial's ``name``.
+    tables
+        Its comparisons and sensitivity tests are counted.
+
+    Returns
+    -------
+    list of str
+        Three sentences, or one where no trial has finished.
     """
-    if not done:
-        return ["No trial of this study has finished."]
+    full = [row for row in done if row["test_set"] == "full"]
+    if not full:
+        ended = (tables.leaderboard["status"] == "failed").sum()
+        how = f" ({ended} of {len(study['members'])} failed)" if ended else ""
+        return [f"No trial of this study has finished{how}, so that there is no answer yet."]
+    arms = _arms(full)
     return [
-        _subject(study, cohorts, done),
-        _separation(done, tables.comparisons),
-        _use(tables.sensitivity),
+        _subject(study, cohorts, full, arms),
+        _separation(arms, tables.comparisons),
+        _use(study, full, tables.sensitivity),
     ]
+
+
+def _arms(full: Sequence[Mapping[str, Any]]) -> list[_Arm]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in full:
+        found.setdefault(row["name"].removesuffix(f"-seed{row['seed']}"), []).append(row)
+    return [_Arm(name, tuple(rows)) for name, rows in found.items()]
 
 
 def _subject(
     study: Mapping[str, Any],
     cohorts: Sequence[Mapping[str, Any]],
-    done: Sequence[Mapping[str, Any]],
+    full: Sequence[Mapping[str, Any]],
+    arms: Sequence[_Arm],
 ) -> str:
-    full = [row for row in done if row["test_set"] == "full"]
-    models, seeds = len({row["experiment_id"] for row in full}), len({row["seed"] for row in full})
-    sizes = sorted({(int(row["n"]), int(row["n_positive"])) for row in full})
-    tests = " and ".join(f"{n} test records, {positive} of them positive" for n, positive in sizes)
-    patients = sum(cohort["manifest"]["patients"] for cohort in cohorts)
-    of = f" of {patients} patients" if patients else ""
-    return (
-        f"{models} models with {_count(seeds, 'training seed')} each were trained on "
-        f"{study['source']} data{of} and scored on {tests}."
+    planned = len(study["members"])
+    models = _count(len(full), "model")
+    if len(full) < planned:
+        models = f"{len(full)} of {planned} planned models"
+    seeds = [len(arm.rows) for arm in arms]
+    if max(seeds) > 1:
+        each = f"{seeds[0]}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+        models += f" ({len(arms)} with {each} training seeds each)"
+    source = "made-up phantom" if study["source"] == "phantom" else study["source"]
+    # Several cohorts of a study overlap: their patients do not add up.
+    patients = sorted({int(cohort["manifest"]["patients"]) for cohort in cohorts})
+    of = f" of {_span(patients)} patients" if patients else ""
+    of += f" in each of {len(cohorts)} cohorts" if len(cohorts) > 1 else ""
+    verb = "was" if len(full) == 1 else "were"
+    return f"{models} {verb} trained on {source} data{of} and scored on {_tested(full)}" + (
+        "; made-up data say nothing about patients." if study["source"] == "phantom" else "."
     )
 
 
-def _separation(done: Sequence[Mapping[str, Any]], comparisons: pd.DataFrame) -> str:
-    """Name the highest AUROC, and say how many of the declared comparisons separate."""
-    full = [row for row in done if row["test_set"] == "full" and row["auroc"] == row["auroc"]]
-    if not full:
-        return "No AUROC is defined on this test set."
-    best = max(full, key=lambda row: row["auroc"])
-    highest = f"The highest AUROC is {_interval(best)} ({best['name']})"
-    primary = comparisons[comparisons["family"] == "primary"]
+def _tested(full: Sequence[Mapping[str, Any]]) -> str:
+    sizes = sorted({(int(row["n"]), int(row["n_positive"])) for row in full})
+    if len(sizes) == 1:
+        return f"{sizes[0][0]} test records, {sizes[0][1]} of them positive"
+    records = _span(sorted(n for n, _ in sizes))
+    return f"{records} test records, {_span(sorted(positive for _, positive in sizes))} positive"
+
+
+def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
+    """Name the highest AUROC, and say which of the declared comparisons separate."""
+    highest = _highest(arms)
+    primary = comparisons[comparisons["family"] == PRIMARY]
     made = primary[primary["p_holm"].notna()]
     if made.empty:
-        return f"{highest}; no two models were compared."
-    apart = made[made["verdict"].isin(["a higher", "b higher"])]
-    if apart.empty:
+        why = "none of the declared comparisons could be made"
+        why = "no two models were compared" if primary.empty else why
+        return f"{highest}, and {why}, so that no choice is shown to be better."
+    lacking = len(primary) - len(made)
+    rest = f"; {lacking} of the {len(primary)} declared could not be made" if lacking else ""
+    apart = made["verdict"].isin(["a higher", "b higher"])
+    if not apart.any():
+        if len(made) == 1:
+            return f"{highest}, but the two compared models' figures do not separate{rest}."
         return (
             f"{highest}, but in none of the {len(made)} declared comparisons do the figures "
-            "separate after Holm's correction, so that no choice is shown to be better."
+            f"separate after Holm's correction{rest}, so that no choice is shown to be better."
         )
-    by_axis = apart.groupby("axis", sort=False).size()
-    where = ", ".join(f"{count} by {axis}" for axis, count in by_axis.items())
+    seeds = min(len(arm.rows) for arm in arms)
+    # A claim about a method needs several seeds; one seed is about these very models.
+    whose = "of these trained models, " if seeds < FEWEST_SEEDS else ""
     return (
-        f"{highest}; {len(apart)} of the {len(made)} declared comparisons separate after Holm's "
-        f"correction ({where}), and the others do not."
+        f"{highest}; after Holm's correction {int(apart.sum())} of {len(made)} comparisons "
+        f"separate{rest}: {whose}{_directions(made)}."
     )
 
 
-def _use(sensitivity: pd.DataFrame) -> str:
+def _directions(made: pd.DataFrame) -> str:
+    said, silent = [], []
+    for (_, a, b), rows in made.groupby(["axis", "level_a", "level_b"], sort=False):
+        for verdict, better, worse in (("a higher", a, b), ("b higher", b, a)):
+            times = int((rows["verdict"] == verdict).sum())
+            if times:
+                said.append(f"{better} is above {worse} in {times} of {len(rows)}")
+        if rows["verdict"].eq("not separated").all():
+            silent.append(f"between {a} and {b}")
+    if silent:
+        said.append(f"no difference is shown {' or '.join(silent)}")
+    return ", ".join(said)
+
+
+def _highest(arms: Sequence[_Arm]) -> str:
+    scored = [arm for arm in arms if arm.auroc == arm.auroc]
+    if not scored:
+        return "No AUROC is defined on this test set"
+    best = max(scored, key=lambda arm: arm.auroc)
+    if len(scored) == 1:
+        what = "The AUROC"
+    else:
+        what = "The highest AUROC"
+        sizes = {(int(row["n"]), int(row["n_positive"])) for arm in scored for row in arm.rows}
+        what += ", over test sets that differ," if len(sizes) > 1 else ""
+    if len(best.rows) > 1:
+        mean = format_share(best.auroc)
+        return f"{what} is {mean} ({best.name}, mean of {len(best.rows)} seeds)"
+    row = best.rows[0]
+    low, high = (format_share(_number(row.get(f"auroc_{side}"))) for side in ("low", "high"))
+    interval = "" if MISSING in (low, high) else f" [{low}, {high}]"
+    return f"{what} is {format_share(best.auroc)}{interval} ({best.name})"
+
+
+def _use(
+    study: Mapping[str, Any], full: Sequence[Mapping[str, Any]], sensitivity: pd.DataFrame
+) -> str:
     """Say for how many multimodal models each modality is shown to be used."""
     rows = sensitivity[sensitivity["metric"] == "auroc"]
     if rows.empty:
+        if any(row["modality"] == "multimodal" for row in full):
+            return "Which modality the multimodal models use was not tested."
+        if any(member["modality"] == "multimodal" for member in study["members"]):
+            return "No multimodal model has finished, so that no modality could be shuffled."
         return "No model of this study reads both modalities, so that none could be shuffled."
     sentences = []
     for modality in ("image", "text"):
         found = rows[rows["perturbation"] == f"{modality}_shuffled"]
-        used = (found["p_value"] <= USED_P) & (found["drop"].abs() >= USED_DROP)
+        used = (found["p_value"] <= USED_P_VALUE) & (found["drop"].abs() >= USED_DROP)
         low, high = format_share(found["drop"].min()), format_share(found["drop"].max())
         span = low if low == high else f"{low} to {high}"
         sentences.append(
-            f"the {modality} is shown to be used by {int(used.sum())} of {len(found)} (shuffling "
-            f"it takes {span} from AUROC)"
+            f"the {modality} is shown to be used by {int(used.sum())} of {len(found)} (AUROC falls "
+            f"by {span} when it is shuffled)"
         )
-    return f"Of the multimodal models, {' and '.join(sentences)}."
+    few = ""
+    if 1 / (rows["repeats"].max() + 1) > USED_P_VALUE:
+        few = f"; {int(rows['repeats'].max())} permutations are too few to show any use"
+    return f"Of the multimodal models, {' and '.join(sentences)}{few}."
 
 
-def _interval(row: Mapping[str, Any]) -> str:
-    area = format_share(row["auroc"])
-    low, high = format_share(row.get("auroc_low")), format_share(row.get("auroc_high"))
-    return f"{area} [{low}, {high}]"
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _span(values: Sequence[int]) -> str:
+    return f"{values[0]}" if values[0] == values[-1] else f"{values[0]} to {values[-1]}"
 
 
 def _count(number: int, what: str) -> str:

@@ -1,6 +1,7 @@
 """The report of a study: one self-contained HTML file, made from what lies in its folders.
 
-Every number comes from a CSV beside the page and carries its full value in ``data-value``.
+Every figure of a table comes from a CSV beside the page: the table names the file in ``data-csv``,
+the line its row in ``data-row``, the cell its column and full value.
 """
 
 import base64
@@ -17,12 +18,20 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION
-from cxr_ray.evaluation.figures import COLOURS
+from cxr_ray.errors import InputError
+from cxr_ray.evaluation.figures import COLOURS, comparison_figure
 from cxr_ray.report.answer import answer
-from cxr_ray.report.leaderboard import StudyTables
+from cxr_ray.report.comparisons import PRIMARY
+from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.paper_tables import paper_tables
 from cxr_ray.report.result_table import format_share
-from cxr_ray.report.trial_folder import read_history, read_result
+from cxr_ray.report.study_tables import compare_arms
+from cxr_ray.report.trial_folder import (
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    read_history,
+    read_result,
+)
 from cxr_ray.storage import Storage, write_whole
 
 PAGE_FILE = "report.html"
@@ -42,7 +51,51 @@ LEADERBOARD_METRICS = {
     "f1": "F1",
     "brier": "Brier",
 }
+CONTRIBUTIONS = {
+    "shapley": (
+        "Shapley value of AUROC: what this model's AUROC has above .5, shared between the two "
+        "modalities by shuffling them; it is use by this model, not information in the data."
+    ),
+    "conditional_utilization": (
+        "Conditional utilization rate: the share of the score that is lost when the modality's "
+        "feature is replaced by its training mean, the model not fitted again; it is no measure "
+        "of what a model trained without the modality would reach."
+    ),
+    "variance_share": (
+        "Variance share: how much of the logit's variance each modality's part makes, and twice "
+        "their covariance; a part may vary without being of any use."
+    ),
+    "covariance_share": (
+        "Covariance share: the same, the covariance divided between the two; it says which part "
+        "moves the logit, not which one is right."
+    ),
+}
+WITHIN_CLASS = "_within_class"
 PACKAGES = ("torch", "torchvision", "transformers", "ray", "mlflow", "numpy", "pandas")
+
+
+def rebuild_page(folder: Path) -> Path:
+    """Write the page of a study again, from what lies in its storage.
+
+    Parameters
+    ----------
+    folder
+        The study's folder, in ``studies/`` of its storage.
+
+    Raises
+    ------
+    InputError
+        If the folder is no study's, or is one without tables.
+    """
+    if not (folder / STUDY_FILE).is_file():
+        raise InputError(f"{folder} holds no {STUDY_FILE}: give a folder of STORAGE/studies")
+    if not (folder / LEADERBOARD_FILE).is_file():
+        raise InputError(
+            f"{folder} holds no {LEADERBOARD_FILE}: repeat the sweep's command, which writes it"
+        )
+    study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    storage = Storage(folder.absolute().parent.parent)
+    return write_page(storage, folder, study, read_tables(folder))
 
 
 def write_page(
@@ -53,11 +106,13 @@ def write_page(
     Parameters
     ----------
     storage
-        Its trials and its cohorts' counts are read; no record is.
+        Its trials and its cohorts' counts are read; no record is named.
     folder
         The study's folder, in which the page is written.
     study
         The content of ``study.json``.
+    tables
+        As they lie in the study's folder.
     """
     # autoescape: a name, level or title is text, whatever it holds
     environment = jinja2.Environment(
@@ -67,6 +122,10 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters["share"] = format_share
+    environment.filters["signed"] = format_signed
+    environment.filters["chance"] = format_chance
+    environment.filters["full"] = _full
+    environment.tests["missing"] = _is_missing
     template = environment.from_string(
         (resources.files("cxr_ray.report") / "page.html.j2").read_text(encoding="utf-8")
     )
@@ -75,27 +134,79 @@ def write_page(
     return folder / PAGE_FILE
 
 
+def format_signed(value: float | None) -> str:
+    """Write a difference with its sign.
+
+    Examples
+    --------
+    >>> format_signed(0.0123), format_signed(-0.0599), format_signed(0.0)
+    ('+.0123', '-.0599', '.0000')
+    """
+    text = format_share(value)
+    return f"+{text}" if value is not None and value > 0 else text
+
+
+def format_chance(value: float | None) -> str:
+    """Write a p-value; what is below .001 is said to be so.
+
+    Examples
+    --------
+    >>> format_chance(0.00018), format_chance(0.0038), format_chance(None)
+    ('<.001', '.0038', '-')
+    """
+    return "<.001" if value is not None and value < 0.001 else format_share(value)
+
+
+def _full(value: Any) -> str:
+    """Write a figure as its CSV holds it."""
+    return "" if _is_missing(value) else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
+
+
 def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) -> dict[str, Any]:
-    names = {member["experiment_id"]: member["name"] for member in study["members"]}
+    members = study["members"]
+    names = {member["experiment_id"]: member["name"] for member in members}
     leaderboard = _rows(tables.leaderboard, names)
     done = [row for row in leaderboard if row["status"] == "done"]
-    trained = list(dict.fromkeys(row["experiment_id"] for row in done))
+    listed = {row["experiment_id"] for row in leaderboard}
+    trials = list(_trials(storage, done))
+    kept = [trial["id"] for trial in trials]
     cohorts = list(_cohorts(storage, study))
-    papers = paper_tables(tables.leaderboard, tables.sensitivity).tables
+    predicted = [
+        member
+        for member in members
+        if (storage.trials / member["experiment_id"] / PREDICTIONS_FILE).exists()
+    ]
+    separates = compare_arms(storage.trials, predicted, tables.leaderboard)
+    papers = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
+    comparisons = _rows(tables.comparisons, names)
+    for row in comparisons:
+        row["said"] = _name_levels(row)
+    sensitivity = _rows(tables.sensitivity, names)
+    contribution = _rows(tables.contribution, names)
+    measures = {row["measure"].removesuffix(WITHIN_CLASS) for row in contribution}
     return {
         "study": study,
         "answer": answer(study, cohorts, done, tables),
-        "done": done,
+        "done": _merge_equal(done),
         "ended": [row for row in leaderboard if row["status"] != "done"],
+        "pending": [name for identity, name in names.items() if identity not in listed],
         "metrics": LEADERBOARD_METRICS,
-        "forest": _picture(_forest(done)) if done else None,
-        "papers": papers,
-        "sensitivity": _rows(tables.sensitivity, names),
+        "forest": _picture(_forest(done)),
+        "papers": papers.tables,
+        "sensitivity": [row for row in sensitivity if row["metric"] == "auroc"],
+        "further_sensitivity": [row for row in sensitivity if row["metric"] != "auroc"],
         "shuffles": _picture(_shuffles(tables.sensitivity, names)),
-        "comparisons": _rows(tables.comparisons, names),
-        "trials": [_trial(storage, identity, names[identity]) for identity in trained],
+        "contribution": contribution,
+        "measures": [said for name, said in CONTRIBUTIONS.items() if name in measures],
+        "primary": [row for row in comparisons if row["family"] == PRIMARY],
+        "exploratory": [row for row in comparisons if row["family"] != PRIMARY],
+        "trials": trials,
         "figures": TRIAL_FIGURES,
-        "curves": _picture(_learning_curves(storage, trained, names)) if trained else None,
+        "curves": _picture(_learning_curves(storage, kept, names)),
         "cohorts": cohorts,
         "command": study["command"],
         "versions": dict(_versions()),
@@ -106,13 +217,35 @@ def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) ->
 
 
 def _rows(table: pd.DataFrame, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """List a table's rows, each with its place in the CSV and its trial's name."""
     rows: list[dict[str, Any]] = [
         {str(key): value for key, value in row.items()} for row in table.to_dict("records")
     ]
-    for row in rows:
+    for place, row in enumerate(rows):
+        row["place"] = place
         if "experiment_id" in row:
-            row["name"] = names[row["experiment_id"]]
+            row["name"] = names.get(row["experiment_id"], row["experiment_id"])
     return rows
+
+
+def _merge_equal(done: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Show a model once where its own test set is the full one."""
+    shown = ("experiment_id", "n", "n_positive", *LEADERBOARD_METRICS)
+    merged: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in done:
+        key = tuple(str(row[name]) for name in shown)
+        merged[key] = {**row, "test_set": "both"} if key in merged else dict(row)
+    return list(merged.values())
+
+
+def _name_levels(row: Mapping[str, Any]) -> str:
+    """Write a verdict with the level's name in the place of ``a`` or ``b``."""
+    sides = {"a higher": "level_a", "b higher": "level_b"}
+    verdict = str(row["verdict"])
+    if verdict in sides:
+        return f"{row[sides[verdict]]} higher"
+    reason = str(row["method"])
+    return f"{verdict}: {reason.removeprefix('none: ')}" if reason.startswith("none: ") else verdict
 
 
 def _cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -127,22 +260,28 @@ def _cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[str, A
             }
 
 
-def _trial(storage: Storage, identity: str, name: str) -> dict[str, Any]:
-    folder = storage.trials / identity
-    result = read_result(folder)
-    pictures = {
-        figure: _embed((folder / "figures" / f"{figure}.png").read_bytes())
-        for figure in TRIAL_FIGURES
-        if (folder / "figures" / f"{figure}.png").exists()
-    }
-    samples = result["n_train"] * result["epochs"]
-    return {
-        "name": name,
-        "id": identity,
-        "result": result,
-        "pictures": pictures,
-        "samples_per_second": samples / max(result["train_seconds"], 1e-9),
-    }
+def _trials(storage: Storage, done: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Read how each finished trial was trained, where its folder is still there."""
+    for row in done:
+        folder = storage.trials / row["experiment_id"]
+        if row["test_set"] != "full" or not (folder / RESULT_FILE).exists():
+            continue
+        result = read_result(folder)
+        pictures = {
+            figure: _embed((folder / "figures" / f"{figure}.png").read_bytes())
+            for figure in TRIAL_FIGURES
+            if (folder / "figures" / f"{figure}.png").exists()
+        }
+        samples = result["n_train"] * result["epochs"]
+        yield {
+            "name": row["name"],
+            "id": row["experiment_id"],
+            "place": row["place"],
+            "row": row,
+            "result": result,
+            "pictures": pictures,
+            "samples_per_second": samples / max(result["train_seconds"], 1e-9),
+        }
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -153,10 +292,9 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _forest(done: Sequence[Mapping[str, Any]]) -> Figure:
-    from cxr_ray.evaluation.figures import comparison_figure
-
-    return comparison_figure(pd.DataFrame([row for row in done if row["test_set"] == "full"]))
+def _forest(done: Sequence[Mapping[str, Any]]) -> Figure | None:
+    full = [row for row in done if row["test_set"] == "full"]
+    return comparison_figure(pd.DataFrame(full)) if full else None
 
 
 def _shuffles(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Figure | None:
@@ -187,15 +325,17 @@ def _shuffles(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Figure | N
     axes.axvline(0, color="0.5", linewidth=1)
     axes.set_yticks(range(len(identities)), [names[i] for i in identities])
     axes.set_ylim(len(identities) - 0.5, -0.5)
-    axes.set_xlabel("Drop of AUROC on the full test set, 95 % interval")
+    axes.set_xlabel("Drop of AUROC, full test set, 95 % interval")
     axes.legend(frameon=False)
     return figure
 
 
 def _learning_curves(
     storage: Storage, identities: Sequence[str], names: Mapping[str, str]
-) -> Figure:
+) -> Figure | None:
     """Draw training and validation loss by epoch, a panel a trial."""
+    if not identities:
+        return None
     columns = 4 if len(identities) > 3 else len(identities)
     lines = -(-len(identities) // columns)
     figure = Figure(figsize=(2.6 * columns, 1.9 * lines), layout="constrained")

@@ -1,0 +1,351 @@
+import csv
+import json
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.errors import InputError
+from cxr_ray.report.answer import answer
+from cxr_ray.report.leaderboard import collect_tables, read_tables
+from cxr_ray.report.page import PAGE_FILE, rebuild_page
+from cxr_ray.report.trial_folder import write_history, write_predictions
+
+TITLE = "Which <script>alert(1)</script> is best?"
+QUICK = EvaluationConfig(permutations=99, bootstrap=200)
+MODALITIES, LOSSES = ("multimodal", "image", "text"), ("bce", "focal")
+RECORD, PATIENT = "record-of-", "patient-of-"
+TEST, POSITIVE = 200, 40
+IDS = {arm: f"{place:016x}" for place, arm in enumerate(product(MODALITIES, LOSSES), 1)}
+FAILED, PENDING = IDS["text", "focal"], IDS["image", "focal"]
+REASON = "out of <b>memory</b>"
+
+
+class Page(HTMLParser):
+    """Every element's name and attributes, the figures with their place, and the visible text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.figures, self.text = [], [], ""
+        self._file = self._row = self._open = None
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.elements.append((tag, attributes))
+        if tag == "table":
+            self._file = attributes.get("data-csv")
+        elif tag == "tr":
+            self._row = attributes.get("data-row")
+        if "data-column" in attributes:
+            self._open = [self._file, self._row, attributes, ""]
+            self.figures.append(self._open)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "span"):
+            self._open = None
+
+    def handle_data(self, data):
+        self.text += data
+        if self._open is not None:
+            self._open[-1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def make_study(root, ended=()):
+    """Write a storage with a study of six models: one failed and one not trained yet."""
+    study = {
+        "name": "small",
+        "title": TITLE,
+        "profile": "tiny",
+        "axes": {"modality": list(MODALITIES), "dataset": ["full"], "loss": list(LOSSES)},
+        "compare": {"modality": "multimodal", "loss": "bce"},
+        "source": "phantom",
+        "data_key": "d" * 16,
+        "cohorts": ["c" * 16],
+        "members": [
+            {
+                "experiment_id": identity,
+                "name": f"{modality}-full-{loss}",
+                "modality": modality,
+                "dataset": "full",
+                "loss": loss,
+                "seed": 0,
+                "further": {},
+            }
+            for (modality, loss), identity in IDS.items()
+        ],
+        "left_out": [],
+        "version": "0.0",
+        "git_commit": None,
+        "command": "python launch/sweep.py --grid small",
+    }
+    write_cohort(root / "prepared" / ("c" * 16))
+    for (modality, _), identity in IDS.items():
+        if identity not in {FAILED, PENDING, *ended}:
+            write_trial(root / "trials" / identity, modality, int(identity, 16))
+    failed = dict.fromkeys([FAILED, *ended], {"status": "failed", "reason": REASON})
+    folder = root / "studies" / "small"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(study))
+    collect_tables(root / "trials", study, failed, QUICK).write(folder)
+    return folder
+
+
+def write_cohort(folder):
+    folder.mkdir(parents=True)
+    parts = {part: {"n": TEST, "n_positive": POSITIVE} for part in ("train", "val", "test")}
+    (folder / "manifest.json").write_text(json.dumps({"patients": 3 * TEST, "parts": parts}))
+    step = {"rule": "all images", "unit": "images", "before": 700, "dropped": 0, "after": 700}
+    step |= {"positive": None, "negative": None, "note": ""}
+    last = {**step, "rule": "view < PA", "dropped": 100, "after": 600, "positive": 120}
+    (folder / "selection_flow.json").write_text(json.dumps([step, {**last, "negative": 480}]))
+    (folder / "cohort.csv").write_text(f"record,patient\n{RECORD}1,{PATIENT}1\n")
+
+
+def write_trial(folder, modality, number):
+    """Write a trial whose image tells the classes apart and whose text does not."""
+    (folder / "figures").mkdir(parents=True)
+    rng = np.random.default_rng(number)
+    label = np.tile(np.repeat([1, 0], [POSITIVE, TEST - POSITIVE]), 2).astype(np.int8)
+    shared = np.random.default_rng(0).normal(size=len(label))
+    image = (3 * label + shared + 0.05 * rng.normal(size=len(label))).astype(np.float32)[:, None]
+    text = rng.normal(size=(len(label), 1)).astype(np.float32)
+    read = {"multimodal": ("image", "text"), "image": ("image",), "text": ("text",)}[modality]
+    weights = np.array([[1.0, 0.01]]) if modality == "multimodal" else np.ones((1, 1))
+    features = {"image": image, "text": text}
+    logit = np.hstack([features[name] for name in read]).astype(float) @ weights[0] - 2
+    write_predictions(
+        folder,
+        record_id=np.array([f"{RECORD}{place}" for place in range(len(label))]),
+        group=np.array([f"{PATIENT}{place}" for place in range(len(label))]),
+        part=np.repeat(["val", "test"], TEST),
+        in_own=np.ones(len(label), dtype=bool),
+        label=label,
+        logit=logit,
+    )
+    head = {"head.linear.weight": weights, "head.linear.bias": np.array([-2.0])}
+    np.savez(folder / "features.npz", **{name: features[name] for name in read}, **head)
+    write_history(folder, [{"epoch": n, "train_loss": 0.5, "val_loss": 0.6} for n in range(2)])
+    result = {"experiment_id": folder.name, "best_epoch": 1, "epochs": 2, "train_seconds": 1.26}
+    result |= {"n_train": TEST, "train_accuracy": 0.9, "parameters": 1234}
+    (folder / "result.json").write_text(json.dumps({**result, "compute": {"device": "cpu"}}))
+    Figure(figsize=(0.1, 0.1)).savefig(folder / "figures" / "roc.png")
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="module")
+def page(study_folder):
+    return Page(rebuild_page(study_folder))
+
+
+def test_every_figure_is_its_csv_figure_rounded(page, study_folder):
+    tables = {}
+    assert len(page.figures) > 200
+    for file, place, attributes, text in page.figures:
+        if file not in tables:
+            with (study_folder / file).open(newline="") as lines:
+                tables[file] = list(csv.DictReader(lines))
+        there = tables[file][int(place)][attributes["data-column"]]
+        assert attributes["data-value"] == there
+        if there == "":
+            assert text == "-"
+        elif text == "<.001":
+            assert attributes["data-column"] in {"p_value", "p_holm"}
+            assert float(there) < 0.001
+        else:
+            digits = len(text.partition(".")[2])
+            assert float(text) == float(f"{float(there):.{digits}f}")
+            assert digits in {0, 1, 4}
+    expected = {"leaderboard.csv", "comparisons.csv", "sensitivity.csv", "contribution.csv"}
+    assert set(tables) == expected
+
+
+def test_every_row_of_the_comparisons_and_of_modality_use_is_shown(page, study_folder):
+    for file in ("comparisons.csv", "sensitivity.csv", "contribution.csv"):
+        shown = {int(place) for name, place, _, _ in page.figures if name == file}
+        assert shown == set(range(len(pd.read_csv(study_folder / file))))
+
+
+def test_differences_are_printed_with_their_sign(page):
+    shown = [each[-1] for each in page.figures if each[2]["data-column"] == "difference"]
+    signs = {text[0] for text in shown if float(text if text != "-" else "nan")}
+    assert signs <= {"+", "-"}
+    assert "-" in signs
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page):
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert all(link["href"].startswith("#") for link in page.all("a"))
+    assert "http://" not in page.source
+    assert "https://" not in page.source
+
+
+def test_pictures_have_text_and_every_link_has_its_section(page):
+    assert len(page.all("img")) >= 3
+    assert all(image["alt"].strip() for image in page.all("img"))
+    assert len(page.all("h1")) == 1
+    places = {attributes.get("id") for _, attributes in page.elements}
+    assert {link["href"][1:] for link in page.all("a")} <= places
+
+
+def test_text_of_a_study_stays_text(page):
+    assert TITLE in page.text
+    assert REASON in page.text
+    assert "view < PA" in page.text
+
+
+def test_no_record_or_patient_is_named(page):
+    assert RECORD not in page.source
+    assert PATIENT not in page.source
+
+
+def test_long_tables_are_folded_away(page):
+    assert "Exploratory comparisons" in page.text
+    assert len(page.all("details")) >= 3
+
+
+def test_what_failed_and_what_is_missing_is_named(page):
+    assert f"text-full-focal: failed, {REASON}" in page.text
+    assert "Not trained yet: image-full-focal." in page.text
+
+
+def test_rebuilding_needs_neither_torch_nor_ray_and_seconds(study_folder):
+    code = (
+        "import sys; from pathlib import Path; from cxr_ray.report.page import rebuild_page; "
+        "rebuild_page(Path(sys.argv[1])); "
+        "sys.exit(bool({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, str(study_folder)], timeout=60)
+    assert done.returncode == 0
+    assert time.monotonic() - began < 10
+
+
+def test_a_folder_that_is_no_study_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"holds no study\.json: give a folder of STORAGE/studies"):
+        rebuild_page(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds no leaderboard\.csv: repeat the sweep"):
+        rebuild_page(tmp_path)
+
+
+def test_a_study_of_failed_trials_only_says_so_and_still_has_a_page(tmp_path):
+    page = Page(rebuild_page(make_study(tmp_path, ended=list(IDS.values()))))
+    assert "No trial of this study has finished (6 of 6 failed)" in page.text
+    assert not page.all("img")
+
+
+def test_a_study_whose_trial_folders_are_gone_keeps_its_tables(tmp_path, study_folder):
+    moved = tmp_path / "studies" / "small"
+    moved.mkdir(parents=True)
+    for path in study_folder.iterdir():
+        if path.name != PAGE_FILE:
+            (moved / path.name).write_bytes(path.read_bytes())
+    page = Page(rebuild_page(moved))
+    assert "The prepared cohort is not in this storage." in page.text
+    assert any(file == "leaderboard.csv" for file, *_ in page.figures)
+
+
+class Asked:
+    """A study's answer, with what its tables hold changed."""
+
+    def __init__(self, folder):
+        self.study = json.loads((folder / "study.json").read_text())
+        self.tables = read_tables(folder)
+        names = {each["experiment_id"]: each["name"] for each in self.study["members"]}
+        rows = self.tables.leaderboard.to_dict("records")
+        self.done = [
+            {**row, "name": names[row["experiment_id"]]} for row in rows if row["status"] == "done"
+        ]
+        self.cohorts = [{"manifest": {"patients": 600}}]
+
+    def answer(self):
+        return answer(self.study, self.cohorts, self.done, self.tables)
+
+
+@pytest.fixture
+def asked(study_folder):
+    return Asked(study_folder)
+
+
+def test_the_answer_counts_what_separates_and_what_is_used(asked):
+    subject, separation, use = asked.answer()
+    assert subject.startswith("4 of 6 planned models were trained on made-up phantom data of 600")
+    assert "200 test records, 40 of them positive" in subject
+    assert "of these trained models, multimodal is above text in 1 of 1" in separation
+    assert "no difference is shown between image and multimodal" in separation
+    assert "4 of the 7 declared could not be made" in separation
+    assert "the image is shown to be used by 0 of 2" in use
+    assert "99 permutations are too few to show any use" in use
+
+
+def test_without_separation_no_choice_is_said_to_be_better(asked):
+    asked.tables.comparisons["verdict"] = "not separated"
+    separation = asked.answer()[1]
+    assert "in none of the 3 declared comparisons do the figures separate" in separation
+    assert "above" not in separation
+
+
+def test_without_a_comparison_no_choice_is_said_to_be_better(asked):
+    asked.tables.comparisons["p_holm"] = np.nan
+    assert "none of the declared comparisons could be made" in asked.answer()[1]
+    asked.tables.comparisons.drop(asked.tables.comparisons.index, inplace=True)
+    assert "no two models were compared" in asked.answer()[1]
+
+
+def test_one_model_has_no_highest_figure(asked):
+    asked.done = [row for row in asked.done if row["name"] == "image-full-bce"]
+    asked.study["members"] = [
+        each for each in asked.study["members"] if each["name"] == "image-full-bce"
+    ]
+    asked.tables.comparisons.drop(asked.tables.comparisons.index, inplace=True)
+    asked.tables.sensitivity.drop(asked.tables.sensitivity.index, inplace=True)
+    subject, separation, use = asked.answer()
+    assert subject.startswith("1 model was trained")
+    assert separation.startswith("The AUROC is")
+    assert use == "No model of this study reads both modalities, so that none could be shuffled."
+
+
+def test_multimodal_models_without_a_shuffle_test_are_not_denied(asked):
+    asked.tables.sensitivity.drop(asked.tables.sensitivity.index, inplace=True)
+    assert asked.answer()[2] == "Which modality the multimodal models use was not tested."
+    asked.done = [row for row in asked.done if row["modality"] != "multimodal"]
+    assert asked.answer()[2].startswith("No multimodal model has finished")
+
+
+def test_several_seeds_are_averaged_and_counted_by_arm(asked):
+    first = [row for row in asked.done if row["name"] == "text-full-bce"]
+    lucky = [{**row, "seed": 1, "name": f"{row['name']}-seed1", "auroc": 1.0} for row in first]
+    lucky += [{**row, "seed": 2, "name": f"{row['name']}-seed2", "auroc": 0.0} for row in first]
+    asked.done = [*first, *lucky]
+    subject, separation, _ = asked.answer()
+    assert "3 of 6 planned models (1 with 3 training seeds each) were" in subject
+    assert "(text-full-bce, mean of 3 seeds)" in separation
+    assert "is 1.0000" not in separation
+    assert "of these trained models" not in separation
+
+
+def test_patients_of_several_cohorts_are_not_added_up(asked):
+    asked.cohorts = [{"manifest": {"patients": count}} for count in (500, 600)]
+    asked.done[0] = {**asked.done[0], "test_set": "full", "n": 150}
+    subject, separation, _ = asked.answer()
+    assert "of 500 to 600 patients in each of 2 cohorts" in subject
+    assert "150 to 200 test records" in subject
+    assert separation.startswith("The highest AUROC, over test sets that differ,")
