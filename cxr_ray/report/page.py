@@ -93,7 +93,13 @@ def rebuild_page(folder: Path) -> Path:
         raise InputError(
             f"{folder} holds no {LEADERBOARD_FILE}: repeat the sweep's command, which writes it"
         )
-    study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    try:
+        study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{folder / STUDY_FILE} is no JSON ({error}): repeat the sweep's command, which "
+            "writes it"
+        ) from error
     storage = Storage(folder.absolute().parent.parent)
     return write_page(storage, folder, study, read_tables(folder))
 
@@ -125,6 +131,7 @@ def write_page(
     environment.filters["signed"] = format_signed
     environment.filters["chance"] = format_chance
     environment.filters["full"] = _full
+    environment.filters["metric"] = _name_metric
     environment.tests["missing"] = _is_missing
     template = environment.from_string(
         (resources.files("cxr_ray.report") / "page.html.j2").read_text(encoding="utf-8")
@@ -160,6 +167,10 @@ def format_chance(value: float | None) -> str:
 def _full(value: Any) -> str:
     """Write a figure as its CSV holds it."""
     return "" if _is_missing(value) else str(value)
+
+
+def _name_metric(name: str) -> str:
+    return LEADERBOARD_METRICS.get(name, name.replace("_", " "))
 
 
 def _is_missing(value: Any) -> bool:

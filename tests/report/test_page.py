@@ -15,7 +15,8 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.errors import InputError
 from cxr_ray.report.answer import answer
 from cxr_ray.report.leaderboard import collect_tables, read_tables
-from cxr_ray.report.page import PAGE_FILE, rebuild_page
+from cxr_ray.report.page import PAGE_FILE, format_chance, format_signed, rebuild_page
+from cxr_ray.report.study_tables import write_study_tables
 from cxr_ray.report.trial_folder import write_history, write_predictions
 
 TITLE = "Which <script>alert(1)</script> is best?"
@@ -34,7 +35,9 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.elements, self.figures, self.text = [], [], ""
+        self.cells = {}
         self._file = self._row = self._open = None
+        self._line, self._in_cell = [], False
         self.source = path.read_text()
         self.feed(self.source)
 
@@ -45,6 +48,11 @@ class Page(HTMLParser):
             self._file = attributes.get("data-csv")
         elif tag == "tr":
             self._row = attributes.get("data-row")
+            self._line = []
+            self.cells.setdefault(self._file, []).append(self._line)
+        elif tag in ("td", "th"):
+            self._line.append("")
+            self._in_cell = True
         if "data-column" in attributes:
             self._open = [self._file, self._row, attributes, ""]
             self.figures.append(self._open)
@@ -52,9 +60,13 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         if tag in ("td", "span"):
             self._open = None
+        if tag in ("td", "th"):
+            self._in_cell = False
 
     def handle_data(self, data):
         self.text += data
+        if self._in_cell:
+            self._line[-1] += data
         if self._open is not None:
             self._open[-1] += data
 
@@ -68,6 +80,7 @@ def make_study(root, ended=()):
         "name": "small",
         "title": TITLE,
         "profile": "tiny",
+        "grid": "small",
         "axes": {"modality": list(MODALITIES), "dataset": ["full"], "loss": list(LOSSES)},
         "compare": {"modality": "multimodal", "loss": "bce"},
         "source": "phantom",
@@ -98,7 +111,9 @@ def make_study(root, ended=()):
     folder = root / "studies" / "small"
     folder.mkdir(parents=True)
     (folder / "study.json").write_text(json.dumps(study))
-    collect_tables(root / "trials", study, failed, QUICK).write(folder)
+    tables = collect_tables(root / "trials", study, failed, QUICK)
+    tables.write(folder)
+    write_study_tables(folder, root / "trials", study, tables)
     return folder
 
 
@@ -181,6 +196,32 @@ def test_every_row_of_the_comparisons_and_of_modality_use_is_shown(page, study_f
         assert shown == set(range(len(pd.read_csv(study_folder / file))))
 
 
+def test_the_tables_beside_the_paper_are_their_csv(page, study_folder):
+    files = sorted(path.name for path in study_folder.glob("table_figure_*.csv"))
+    assert len(files) == 2
+    for file in files:
+        _, *shown = page.cells[file]
+        with (study_folder / file).open(newline="") as lines:
+            _, *there = csv.reader(lines)
+        texts = [[cell.rstrip("*").strip() for cell in row] for row in shown]
+        assert [["" if cell == "-" else cell for cell in row] for row in texts] == there
+
+
+def test_small_chances_and_signs_are_spelt_out():
+    assert [format_chance(p) for p in (0.00099, 0.001, 0.05, None)] == [
+        "<.001",
+        ".0010",
+        ".0500",
+        "-",
+    ]
+    assert [format_signed(d) for d in (0.01, -0.01, 0.0, None)] == [
+        "+.0100",
+        "-.0100",
+        ".0000",
+        "-",
+    ]
+
+
 def test_differences_are_printed_with_their_sign(page):
     shown = [each[-1] for each in page.figures if each[2]["data-column"] == "difference"]
     signs = {text[0] for text in shown if float(text if text != "-" else "nan")}
@@ -243,6 +284,10 @@ def test_a_folder_that_is_no_study_is_one_sentence(tmp_path):
         rebuild_page(tmp_path)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds no leaderboard\.csv: repeat the sweep"):
+        rebuild_page(tmp_path)
+    (tmp_path / "leaderboard.csv").write_text("")
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(InputError, match=r"study\.json is no JSON .*: repeat the sweep"):
         rebuild_page(tmp_path)
 
 
