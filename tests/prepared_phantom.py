@@ -7,7 +7,8 @@ from cxr_ray.config.identity import DataKeys, cohort_key, data_keys, experiment_
 from cxr_ray.config.layers import Layer, load_profile, resolve
 from cxr_ray.data.arm import open_arm
 from cxr_ray.data.fan_out import run_here
-from cxr_ray.data.prepare import is_prepared, prepare
+from cxr_ray.data.prepare import prepare
+from cxr_ray.data.prepared import is_prepared
 from cxr_ray.data.sources import open_source
 from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage

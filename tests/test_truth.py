@@ -20,7 +20,8 @@ def train(folder, seed, modality, signals):
     from cxr_ray.config.layers import load_profile, parse_assignments, resolve
     from cxr_ray.data.arm import open_arm
     from cxr_ray.data.fan_out import run_here
-    from cxr_ray.data.prepare import is_prepared, prepare
+    from cxr_ray.data.prepare import prepare
+    from cxr_ray.data.prepared import is_prepared
     from cxr_ray.data.sources import open_source
     from cxr_ray.evaluation.heads import additive_parts
     from cxr_ray.evaluation.ranking import auroc

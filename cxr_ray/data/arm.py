@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.image_pack import open_images
-from cxr_ray.data.prepare import read_cohort
+from cxr_ray.data.prepared import read_cohort
 from cxr_ray.data.split import own_members
 from cxr_ray.data.text_pack import TextPack, open_text
 from cxr_ray.storage import Storage

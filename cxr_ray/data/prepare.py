@@ -21,6 +21,7 @@ from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data import image_pack, text_pack
 from cxr_ray.data.fan_out import FanOut
+from cxr_ray.data.prepared import COHORT_FILE, EMPTY_FILE, FLOW_FILE, MANIFEST, read_cohort
 from cxr_ray.data.tokenization import check_pretrained, train_wordpiece
 from cxr_ray.errors import InputError
 from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
@@ -32,49 +33,10 @@ if TYPE_CHECKING:
     from cxr_ray.data.cohort import Cohort
     from cxr_ray.data.sources.source import Source
 
-MANIFEST = "manifest.json"
-COHORT_FILE = "cohort.csv"
-FLOW_FILE = "selection_flow.json"
-EMPTY_FILE = "empty_sections.json"
 ROWS_FILE = "rows.sha256"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many of it are done, and how many there are."""
-
-
-def is_prepared(storage: Storage, keys: DataKeys) -> bool:
-    """Tell whether everything that an experiment reads lies ready."""
-    folder = storage.prepared / keys.cohort
-    return (
-        (folder / MANIFEST).exists()
-        and (keys.image is None or (folder / f"images-{keys.image}").is_dir())
-        and (keys.text is None or (folder / f"text-{keys.text}").is_dir())
-    )
-
-
-def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
-    """Read what was counted when a cohort was prepared.
-
-    Raises
-    ------
-    InputError
-        If a newer version of the package prepared it.
-    """
-    path = storage.prepared / cohort / MANIFEST
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    if manifest["prepare_version"] > PREPARE_VERSION:
-        raise InputError(
-            f"{path} was written by a newer version (prepare_version "
-            f"{manifest['prepare_version']}, this one knows {PREPARE_VERSION}); update cxr_ray"
-        )
-    return manifest
-
-
-def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
-    """Read how many records of each class have no text in a prepared view."""
-    folder = storage.prepared / keys.cohort / f"text-{keys.text}"
-    counts: dict[str, int] = json.loads((folder / EMPTY_FILE).read_text())
-    return counts
 
 
 def prepare(
@@ -297,14 +259,6 @@ def _drop_other_rows(folder: Path, frame: "pd.DataFrame") -> None:
         for left in (*folder.glob("images-*"), *folder.glob(f"{text_pack.REPORTS_FOLDER}*")):
             shutil.rmtree(left)
     write_whole(path, found)
-
-
-def read_cohort(folder: Path) -> "pd.DataFrame":
-    """Read a prepared cohort; ids stay text, whatever they look like."""
-    import pandas as pd
-
-    text = dict.fromkeys(("record", "patient", "part", "record_id", "group"), str)
-    return pd.read_csv(folder / COHORT_FILE, dtype=text, keep_default_na=False)
 
 
 def _decode_images(

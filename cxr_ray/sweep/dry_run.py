@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from cxr_ray.data.prepare import FLOW_FILE, MANIFEST, is_prepared, read_manifest
+from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, is_prepared, read_manifest
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts

@@ -10,7 +10,8 @@ from typing import Any
 from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
-from cxr_ray.data.prepare import FLOW_FILE, Progress, is_prepared, prepare, read_manifest
+from cxr_ray.data.prepare import Progress, prepare
+from cxr_ray.data.prepared import FLOW_FILE, is_prepared, read_manifest
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.storage import Storage
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cxr_ray.data.prepare import read_empty_views
+from cxr_ray.data.prepared import read_empty_views
 from cxr_ray.report.trial_folder import read_result
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Plan

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
-from cxr_ray.data.prepare import is_prepared, prepare, read_manifest
+from cxr_ray.data.prepare import prepare
+from cxr_ray.data.prepared import is_prepared, read_manifest
 from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
 from cxr_ray.lease import acquire_lease

@@ -10,12 +10,12 @@ from cxr_ray.data import image_pack
 from cxr_ray.data.arm import open_arm
 from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.image_pack import decode_image
-from cxr_ray.data.prepare import (
+from cxr_ray.data.prepare import prepare
+from cxr_ray.data.prepared import (
     COHORT_FILE,
     FLOW_FILE,
     MANIFEST,
     is_prepared,
-    prepare,
     read_cohort,
     read_manifest,
 )

@@ -13,7 +13,7 @@ from prepared_phantom import tiny_config
 from safetensors.torch import load_file
 
 from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.data.prepare import read_cohort
+from cxr_ray.data.prepared import read_cohort
 from cxr_ray.errors import TrialStopped
 from cxr_ray.lease import acquire_lease
 from cxr_ray.report.trial_folder import read_features, read_history, read_predictions

@@ -1,0 +1,60 @@
+"""Reading what `cxr_ray.data.prepare` made of a cohort."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cxr_ray.config.identity import PREPARE_VERSION, DataKeys
+from cxr_ray.errors import InputError
+from cxr_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "manifest.json"
+COHORT_FILE = "cohort.csv"
+FLOW_FILE = "selection_flow.json"
+EMPTY_FILE = "empty_sections.json"
+
+
+def is_prepared(storage: Storage, keys: DataKeys) -> bool:
+    """Tell whether everything that an experiment reads lies ready."""
+    folder = storage.prepared / keys.cohort
+    return (
+        (folder / MANIFEST).exists()
+        and (keys.image is None or (folder / f"images-{keys.image}").is_dir())
+        and (keys.text is None or (folder / f"text-{keys.text}").is_dir())
+    )
+
+
+def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
+    """Read what was counted when a cohort was prepared.
+
+    Raises
+    ------
+    InputError
+        If a newer version of the package prepared it.
+    """
+    path = storage.prepared / cohort / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest["prepare_version"] > PREPARE_VERSION:
+        raise InputError(
+            f"{path} was written by a newer version (prepare_version "
+            f"{manifest['prepare_version']}, this one knows {PREPARE_VERSION}); update cxr_ray"
+        )
+    return manifest
+
+
+def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
+    """Read how many records of each class have no text in a prepared view."""
+    folder = storage.prepared / keys.cohort / f"text-{keys.text}"
+    counts: dict[str, int] = json.loads((folder / EMPTY_FILE).read_text())
+    return counts
+
+
+def read_cohort(folder: Path) -> "pd.DataFrame":
+    """Read a prepared cohort; ids stay text, whatever they look like."""
+    import pandas as pd
+
+    text = dict.fromkeys(("record", "patient", "part", "record_id", "group"), str)
+    return pd.read_csv(folder / COHORT_FILE, dtype=text, keep_default_na=False)
