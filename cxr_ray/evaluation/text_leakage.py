@@ -215,7 +215,7 @@ def probe_text(
     if words and len(np.unique(positive[training])) == 2:
         counter = CountVectorizer(token_pattern=_WORD.pattern)
         counted = counter.fit_transform([texts[row] for row in training])
-        model = LogisticRegression(max_iter=2000).fit(counted, positive[training])
+        model = LogisticRegression(solver="liblinear").fit(counted, positive[training])
         score = model.decision_function(counter.transform(texts))
     return TextProbe(score, _interval(positive, score, part == "test", groups))
 
