@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxr_ray.data.image_pack import IMAGES_FILE, open_images
 from cxr_ray.data.masking import LABEL_PATTERN, mask_text
-from cxr_ray.data.prepare import read_cohort
+from cxr_ray.data.prepared import read_cohort
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.data.text_pack import REPORTS_FOLDER, read_column
 from cxr_ray.evaluation.image_leakage import COPY_PIXELS, find_image_copies

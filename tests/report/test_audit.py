@@ -12,7 +12,7 @@ from PIL import Image
 from prepared_phantom import PreparedPhantom, tiny_config
 
 from cxr_ray.data.image_pack import open_images
-from cxr_ray.data.prepare import COHORT_FILE, read_cohort
+from cxr_ray.data.prepared import COHORT_FILE, read_cohort
 from cxr_ray.report.audit import AUDIT_FILE, audit_cohort, write_audit
 from cxr_ray.storage import Storage
 
