@@ -228,6 +228,27 @@ def test_no_patient_id_leaves_the_prepared_folder(undisturbed):
     assert np.all(predictions["record_id"].str.fullmatch("[0-9a-f]{16}"))
 
 
+@pytest.mark.parametrize(
+    ("grid", "trained", "left_out"),
+    [("text_views", 12, set()), ("ratios", 8, {"sub90", "sub80"})],
+)
+def test_the_other_shipped_grids_run_and_say_what_they_leave_out(
+    undisturbed, grid, trained, left_out
+):
+    storage, _ = undisturbed
+    command = sweep_command(storage)
+    command[command.index("paper12")] = grid
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    leaderboard = pd.read_csv(storage / "studies" / grid / "leaderboard.csv")
+    assert leaderboard["experiment_id"].nunique() == trained
+    assert set(leaderboard["status"]) == {"done"}
+    study = json.loads((storage / "studies" / grid / "study.json").read_text())
+    assert {each["name"].split("-")[1] for each in study["left_out"]} == left_out
+    assert all("above the cohort's own" in each["reason"] for each in study["left_out"])
+    assert (storage / "studies" / grid / "report.html").exists()
+
+
 def test_two_workers_a_trial_go_through_ray_train_to_the_same_kind_of_folder(undisturbed):
     storage, _ = undisturbed
     done = run_sweep(
