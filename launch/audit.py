@@ -2,7 +2,7 @@
 
 import argparse
 
-from terminal import DONE, REFUSED, TerminalProgress, add_data_arguments, run_script
+from terminal import DONE, REFUSED, TerminalProgress, add_data_arguments, run_script, script_parser
 
 EXAMPLE = """examples:
   python launch/audit.py
@@ -13,9 +13,7 @@ exit code: 2 where a patient is in two parts, else 0; docs/audit.md says what ea
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, EXAMPLE)
     add_data_arguments(parser)
     return parser
 

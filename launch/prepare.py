@@ -2,7 +2,7 @@
 
 import argparse
 
-from terminal import DONE, TerminalProgress, add_data_arguments, run_script
+from terminal import DONE, TerminalProgress, add_data_arguments, run_script, script_parser
 
 EXAMPLE = """examples:
   python launch/prepare.py
@@ -11,9 +11,7 @@ EXAMPLE = """examples:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, EXAMPLE)
     add_data_arguments(parser)
     parser.add_argument(
         "--cohort-only",

@@ -3,16 +3,14 @@
 import argparse
 from pathlib import Path
 
-from terminal import DONE, run_script
+from terminal import DONE, run_script, script_parser
 
 EXAMPLE = """example:
   python launch/report.py runs/studies/paper12"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, EXAMPLE)
     parser.add_argument("study", type=Path, metavar="STUDY_DIR", help="a folder of STORAGE/studies")
     return parser
 

@@ -13,6 +13,7 @@ from terminal import (
     add_data_arguments,
     git_commit,
     run_script,
+    script_parser,
     without_password,
 )
 
@@ -27,9 +28,7 @@ exit code: 0 done, 2 bad input or refused, 1 a trial failed or the run was inter
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, EXAMPLE)
     study = parser.add_argument_group("study")
     study.add_argument(
         "--grid",

@@ -19,6 +19,15 @@ SEARCH_SPACES = CHECKOUT / "search_spaces"
 DONE, FAILED, REFUSED = 0, 1, 2
 
 
+def script_parser(description: str | None, example: str) -> argparse.ArgumentParser:
+    """Make a parser whose help ends with an example, laid out as it is written."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser) -> None:
     """Parse, run and exit: 0 done, 2 bad input or refused, 1 a failure inside."""
     parser.add_argument("--debug", action="store_true", help="show tracebacks")

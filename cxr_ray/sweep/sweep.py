@@ -74,10 +74,7 @@ class SweepOutcome:
     """How a sweep ended."""
 
     study: Study
-    plan: Plan
-    tables: "StudyTables"
     text: str
-    trained: int
     failed: dict[str, str]
     interrupted: int
     mlflow_uri: str
@@ -225,10 +222,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         )
     return SweepOutcome(
         study=study,
-        plan=plan,
-        tables=tables,
         text=text,
-        trained=len(set(missing) & set(done)),
         failed=failed,
         interrupted=len(set(selected) - set(done) - set(failed)),
         mlflow_uri=uri,
