@@ -83,12 +83,7 @@ class Tracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             place = None if self._artifacts is None else (self._artifacts / name).as_uri()
-            # The tag makes the UI open on runs and their comparison, not on language models.
-            self._experiment = self._client.create_experiment(
-                name,
-                artifact_location=place,
-                tags={"mlflow.experimentKind": "custom_model_development"},
-            )
+            self._experiment = self._client.create_experiment(name, artifact_location=place)
         else:
             self._experiment = experiment.experiment_id
         found: list[Run] = []
