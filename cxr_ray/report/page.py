@@ -9,7 +9,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,7 @@ def write_page(
     """
     # autoescape: a name, level or title is text, whatever it holds
     environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cxr_ray.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -133,10 +134,7 @@ def write_page(
     environment.filters["full"] = _full
     environment.filters["metric"] = _name_metric
     environment.tests["missing"] = _is_missing
-    template = environment.from_string(
-        (resources.files("cxr_ray.report") / "page.html.j2").read_text(encoding="utf-8")
-    )
-    page = template.render(**_content(storage, study, tables))
+    page = environment.get_template("page.html.j2").render(**_content(storage, study, tables))
     write_whole(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
 
