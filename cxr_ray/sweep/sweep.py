@@ -173,11 +173,15 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
 
     with BackgroundTracker(uri, artifacts, study.record) as tracking:
         if missing:
-            from cxr_ray.sweep.runner import run_members, start_ray
+            from cxr_ray.sweep.runner import run_members
 
             if not ray_started:
-                listener.phase("starting Ray")
-                start_ray(options.address)
+                _start_ray(options, storage, listener)
+            if options.address is not None:
+                from cxr_ray.sweep.preflight import check_nodes
+
+                gpus = options.resources.gpus_per_worker > 0
+                check_nodes(storage, list(manifests), gpus=gpus)
 
             def follow(event: "TrialEvent") -> None:
                 listener.trial(event)
@@ -260,11 +264,9 @@ def _prepare_missing(
         if not lacking:
             continue
         from cxr_ray.data.fan_out import run_as_ray_tasks
-        from cxr_ray.sweep.runner import start_ray
 
         if not started:
-            listener.phase("starting Ray")
-            start_ray(options.address)
+            _start_ray(options, planned.storage, listener)
             started = True
         prepare(
             planned.storage,
@@ -275,6 +277,19 @@ def _prepare_missing(
             driver=driver,
         )
     return started
+
+
+def _start_ray(options: SweepOptions, storage: Storage, listener: Listener) -> None:
+    """Start Ray; a cluster that was joined must share the storage on every node."""
+    from cxr_ray.sweep.runner import start_ray
+
+    listener.phase("starting Ray")
+    start_ray(options.address)
+    if options.address is not None:
+        from cxr_ray.sweep.preflight import check_nodes
+
+        listener.phase("checking every node")
+        check_nodes(storage)
 
 
 def _forget(storage: Storage, identities: Sequence[str], driver: str) -> None:
