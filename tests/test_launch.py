@@ -119,6 +119,8 @@ def test_a_dry_run_on_an_unprepared_phantom_names_all_twelve_and_writes_nothing(
         for loss in ("bce", "focal")
     ]
     assert len({identity for _, identity in planned}) == 12
+    assert "after Holm's correction for 20 comparisons" in done.out
+    assert "--set data.split.kind=kfold" in done.out
     assert not done.imported & TRAINING
     assert list(tmp_path.iterdir()) == []
 

@@ -9,6 +9,7 @@ import pandas as pd
 from cxr_ray.evaluation.contribution import USED_DROP, USED_P_VALUE
 from cxr_ray.evaluation.seeds import FEWEST_SEEDS
 from cxr_ray.report.comparisons import PRIMARY
+from cxr_ray.report.detectable import power_clause
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.result_table import MISSING, format_share
 
@@ -116,11 +117,13 @@ def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
     rest = f"; {lacking} of the {len(primary)} declared could not be made" if lacking else ""
     apart = made["verdict"].isin(["a higher", "b higher"])
     if not apart.any():
+        reach = _reach(arms, len(primary))
         if len(made) == 1:
-            return f"{highest}, but the two compared models' figures do not separate{rest}."
+            return f"{highest}, but the two compared models' figures do not separate{rest}{reach}."
         return (
             f"{highest}, but in none of the {len(made)} declared comparisons do the figures "
-            f"separate after Holm's correction{rest}, so that no choice is shown to be better."
+            f"separate after Holm's correction{rest}, so that no choice is shown to be better"
+            f"{reach}."
         )
     seeds = min(len(arm.rows) for arm in arms)
     # A claim about a method needs several seeds; one seed is about these very models.
@@ -129,6 +132,16 @@ def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
         f"{highest}; after Holm's correction {int(apart.sum())} of {len(made)} comparisons "
         f"separate{rest}: {whose}{_directions(made)}."
     )
+
+
+def _reach(arms: Sequence[_Arm], comparisons: int) -> str:
+    """Say what difference the test set could have shown, where all arms have the same."""
+    sizes = {(int(row["n"]), int(row["n_positive"])) for arm in arms for row in arm.rows}
+    if len(sizes) > 1:
+        return ""
+    ((records, positives),) = sizes
+    clause = power_clause(positives, records - positives, comparisons)
+    return clause and f"; {clause}"
 
 
 def _directions(made: pd.DataFrame) -> str:

@@ -8,7 +8,6 @@ or a loss moves all figures by moving the logits, so that nothing is compared th
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.evaluation.paired import AT_THRESHOLD, PairedDifference, paired_bootstrap
 from cxr_ray.evaluation.seeds import FEWEST_SEEDS, crossed_bootstrap
 from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.report.contrasts import Contrast, declared_contrasts
 from cxr_ray.report.result_table import MISSING, ResultTable, format_share
 from cxr_ray.report.trial_folder import RESULT_FILE, Predictions, read_predictions
 
@@ -45,55 +45,8 @@ _MEMBER_AXES = ("modality", "dataset", "loss")
 _DRAWS = 0xC0
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """Two levels of one axis, the levels of all others held."""
-
-    axis: str
-    level: str
-    reference: str
-    held: Mapping[str, str]
-
-    @property
-    def arms(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Levels of the two arms on every axis."""
-        return {**self.held, self.axis: self.level}, {**self.held, self.axis: self.reference}
-
-    def row(self) -> dict[str, str]:
-        """Columns that name the comparison."""
-        return {
-            "axis": self.axis,
-            "level_a": self.level,
-            "level_b": self.reference,
-            "held": ", ".join(f"{axis}={level}" for axis, level in self.held.items()),
-            "test_set": "full",
-        }
-
-
 class _NotComparedError(Exception):
     """Why two arms cannot be compared, in a sentence."""
-
-
-def declared_contrasts(
-    axes: Mapping[str, Sequence[str]], compare: Mapping[str, str]
-) -> list[Contrast]:
-    """List what a grid declares: every other level of an axis against its reference.
-
-    Parameters
-    ----------
-    axes
-        The grid's axes and their levels.
-    compare
-        The reference level of each axis that is compared.
-    """
-    return [
-        Contrast(axis, level, reference, dict(zip(others, held, strict=True)))
-        for axis, reference in compare.items()
-        for others in [{name: axes[name] for name in axes if name != axis}]
-        for level in axes[axis]
-        if level != reference
-        for held in product(*others.values())
-    ]
 
 
 def compare_trials(

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, is_prepared, read_manifest
+from cxr_ray.report.contrasts import declared_contrasts
+from cxr_ray.report.detectable import count_tested, describe_power
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
@@ -33,8 +35,13 @@ def describe_plan(options: SweepOptions) -> str:
         planned.plan, {cohort: manifest for cohort, (manifest, _) in counted.items()}
     )
     lines = [f"study {planned.study_name}: {planned.grid.title}"]
-    for cohort, (manifest, flow) in counted.items():
+    axes = {axis: list(levels) for axis, levels in planned.grid.axes.items()}
+    family = len(declared_contrasts(axes, planned.grid.compare))
+    for group in planned.plan.by_cohort():
+        cohort, split = group[0].keys.cohort, group[0].config.data.split.kind
+        manifest, flow = counted[cohort]
         lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
+        lines.append(describe_power(*count_tested(manifest, split), family, split))
     width = max(len(member.name) for member in plan.selected)
     lines += ["", f"{len(plan.selected)} experiments"]
     for member in plan.selected:

@@ -15,9 +15,9 @@ from cxr_ray.report.comparisons import (
     COLUMNS,
     compare_trials,
     comparisons_table,
-    declared_contrasts,
     read_comparisons,
 )
+from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.trial_folder import write_predictions
 
 CONFIG = EvaluationConfig(bootstrap=100)

@@ -7,7 +7,7 @@ from small_studies import SEARCH_SPACES, experiments_of, grid_of
 
 from cxr_ray.config.layers import PROFILES, Layer, load_profile
 from cxr_ray.errors import InputError
-from cxr_ray.report.comparisons import declared_contrasts
+from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.sweep.grid import expand, find_grid, load_grid
 
 TWO_AXES = """

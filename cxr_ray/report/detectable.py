@@ -1,0 +1,104 @@
+"""What a test set can show at all, in words, before a model is trained and where none separates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cxr_ray.evaluation.power import smallest_difference
+
+AUROCS = (0.8, 0.9)
+FEW_EVENTS = 100
+HELD_OUT = ("holdout", "official")
+
+
+def count_tested(manifest: Mapping[str, Any], split: str) -> tuple[int, int]:
+    """Count the positive and negative records that models are compared on.
+
+    Parameters
+    ----------
+    manifest
+        A cohort's counts: ``records``, ``positive`` and ``parts``.
+    split
+        ``data.split.kind``; where no part is held out, every record is tested out of fold.
+    """
+    if split in HELD_OUT:
+        test = manifest["parts"]["test"]
+        return test["n_positive"], test["n"] - test["n_positive"]
+    return manifest["positive"], manifest["records"] - manifest["positive"]
+
+
+def describe_power(positives: int, negatives: int, comparisons: int, split: str) -> str:
+    """Say how small a difference of AUROC the test set can show, and what would help.
+
+    Parameters
+    ----------
+    positives, negatives : int
+        Records of each class that models are compared on.
+    comparisons : int
+        Size of the family that the grid declares.
+    split : str
+        ``data.split.kind``.
+
+    Returns
+    -------
+    str
+        One sentence, and a second one where k-fold is advised: a part is held out and has under 100
+        records of a class.
+    """
+    test_set = f"this test set ({positives} positive, {negatives} negative records)"
+    if not positives or not negatives:
+        return f"{test_set} can show no difference: a class is absent" + _advice(
+            positives, negatives, split
+        )
+    sentence = f"smallest AUROC difference that {test_set} shows in four of five cases: "
+    alone = _differences(positives, negatives, 1)
+    sentence += ", ".join(f"{figure} at AUROC {near}" for near, figure in alone.items())
+    if comparisons > 1:
+        corrected = _differences(positives, negatives, comparisons)
+        sentence += (
+            f"; after Holm's correction for {comparisons} comparisons "
+            f"{' and '.join(corrected.values())}"
+        )
+    return sentence + _advice(positives, negatives, split)
+
+
+def power_clause(positives: int, negatives: int, comparisons: int) -> str:
+    """Say the same in a few words, for a study in which nothing separates; empty for one class."""
+    if not positives or not negatives:
+        return ""
+    figures = _differences(positives, negatives, comparisons)
+    said = [f"{figure} (at AUROC {near})" for near, figure in figures.items()]
+    return (
+        f"with {positives} positive and {negatives} negative records only a difference of about "
+        f"{' or '.join(said)} and more would be found in four of five cases"
+    )
+
+
+def format_difference(value: float) -> str:
+    """Write a figure below 1 with two digits that count: it is a plan, not a measurement.
+
+    Examples
+    --------
+    >>> [format_difference(value) for value in (0.0366, 0.0505, 0.2358, 0.8)]
+    ['.037', '.050', '.24', '.80']
+    """
+    return f"{value:.{2 if value >= 0.0995 else 3}f}".removeprefix("0")
+
+
+def _differences(positives: int, negatives: int, comparisons: int) -> dict[str, str]:
+    """Smallest differences by the AUROC near which both models are."""
+    return {
+        format_difference(auroc): format_difference(
+            smallest_difference(auroc, positives, negatives, comparisons=comparisons)
+        )
+        for auroc in AUROCS
+    }
+
+
+def _advice(positives: int, negatives: int, split: str) -> str:
+    fewer = min(positives, negatives)
+    if split not in HELD_OUT or fewer >= FEW_EVENTS:
+        return ""
+    return (
+        f"\nunder {FEW_EVENTS} test records of a class ({fewer}): "
+        "--set data.split.kind=kfold tests every record of the cohort"
+    )
