@@ -15,6 +15,8 @@ MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
 FLOW_FILE = "selection_flow.json"
 EMPTY_FILE = "empty_sections.json"
+SHIFTED_DATE = "shifted_study_date"
+"""The column of a study date that is shifted by another amount for each patient."""
 
 
 def is_prepared(storage: Storage, keys: DataKeys) -> bool:

@@ -93,7 +93,8 @@ def find_image_copies(images: NDArray[np.uint8], part: ArrayLike, record_ids: Ar
         f" {candidates:,} candidate pairs, {count_of(n, 'record')})."
     )
     grade: Grade = "finding" if len(rows) else "information"
-    return Finding("image_copies", grade, sentence, float(len(rows)), n, named(record_ids, rows))
+    shown = named(record_ids, rows)
+    return Finding("image_copies", grade, sentence, float(len(rows)), n, shown, measure="images")
 
 
 def shrink(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -39,6 +39,10 @@ class Finding:
         The records looked at.
     record_ids : tuple of str
         At most `NAMED` of the records concerned.
+    p_value : float or None
+        The evidence, where the check has a test.
+    measure : str
+        What ``value`` is: ``AUROC``, ``share``, or what was counted.
     """
 
     kind: str
@@ -47,6 +51,8 @@ class Finding:
     value: float | None
     n: int
     record_ids: tuple[str, ...] = ()
+    p_value: float | None = None
+    measure: str = "AUROC"
 
 
 def find_patient_overlap(groups: ArrayLike, part: ArrayLike, record_ids: ArrayLike) -> Finding:
@@ -88,6 +94,7 @@ def find_patient_overlap(groups: ArrayLike, part: ArrayLike, record_ids: ArrayLi
         float(len(crossing)),
         len(owner),
         named(record_ids, rows),
+        measure="patients",
     )
 
 
@@ -174,7 +181,7 @@ def judge_shortcut(
     grade: Grade = "finding" if strong and p < SHORTCUT_P else "information"
     verdict = "predicts the label" if grade == "finding" else "is not shown to predict the label"
     sentence = f"{what} {verdict}: AUROC {area:.3f}, {p_text(p)}, {count_of(n, 'record')}."
-    return Finding(kind, grade, sentence, area, n)
+    return Finding(kind, grade, sentence, area, n, p_value=p)
 
 
 def count_of(number: int, noun: str) -> str:

@@ -99,6 +99,7 @@ def find_identical_texts(
         float(len(rows)),
         len(part),
         named(record_ids, rows),
+        measure="texts",
     )
 
 
@@ -180,7 +181,8 @@ def find_label_source(label_section: Sequence[str | None], sections: Sequence[st
         f"{held:,} of {n:,} texts hold the section from which a labeller takes the label"
         f" (the model reads {', '.join(sections)})."
     )
-    return Finding("label_source", "information", sentence, held / n if n else None, n)
+    share = held / n if n else None
+    return Finding("label_source", "information", sentence, share, n, measure="share")
 
 
 def probe_text(
@@ -291,8 +293,8 @@ def judge_mask(
         f" masked is {paired.difference:+.3f} ({p_text(paired.p_value)}): {verdict}."
     )
     grade: Grade = "finding" if leaks else "information"
-    value = _number(masked.test.auroc)
-    return Finding(f"text_probe:{mask}", grade, sentence, value, int(test.sum()))
+    value, p = _number(masked.test.auroc), _number(paired.p_value)
+    return Finding(f"text_probe:{mask}", grade, sentence, value, int(test.sum()), p_value=p)
 
 
 def _interval(

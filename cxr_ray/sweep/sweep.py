@@ -15,6 +15,7 @@ from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
 from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage, write_whole
+from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.grid import Grid, expand, load_grid
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
@@ -138,6 +139,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         for member in planned.plan.selected
     }
     plan = leave_out_unreachable(planned.plan, manifests)
+    audit = SweepAudit(storage, plan)
     study = open_study(
         storage,
         planned.study_name,
@@ -184,6 +186,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
                 check_nodes(storage, list(manifests), gpus=gpus)
 
             def follow(event: "TrialEvent") -> None:
+                audit.start()
                 listener.trial(event)
                 if event.kind == "finished":
                     identity = event.member.trained_id
@@ -205,12 +208,16 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
                 study.write_failed(identity, reason)
         listener.phase("scoring")
         from cxr_ray.report.page import write_page
+        from cxr_ray.report.study_audit import write_study_audit
         from cxr_ray.report.study_tables import write_study_tables
         from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
         done = [i for i in members if (storage.trials / i / "result.json").exists()]
         tables = _tabulate(storage, study, plan, done)
         remarks += remark_on_arithmetic(storage, plan, done) + remark_on_empty_texts(storage, plan)
+        remarks.append(
+            write_study_audit(study.folder, storage.trials, study.record, audit.result())
+        )
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         write_page(storage, study.folder, study.record, tables)
         listener.phase("logging to MLflow")

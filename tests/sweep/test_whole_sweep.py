@@ -110,6 +110,11 @@ def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
     assert primary["axis"].value_counts().to_dict() == {"modality": 8, "dataset": 6, "loss": 6}
     assert not comparisons[["difference", "low", "high", "p_holm"]].isna().any(axis=None)
     assert not list(storage.glob("running/*/*"))
+    assert "Leakage audit: 0 findings" in done.stdout
+    audit = pd.read_csv(storage / "studies/paper12/audit.csv")
+    assert {"patient_overlap", "image_copies", "text_probe", "label_source"} <= set(audit["kind"])
+    rescored = pd.read_csv(storage / "studies/paper12/rescored.csv")
+    assert rescored["modality"].value_counts().to_dict() == {"multimodal": 4, "text": 4}
 
 
 def test_a_trial_folder_holds_what_the_design_names(undisturbed):

@@ -1,0 +1,167 @@
+"""The leakage audit of a study: what was found in the data that its models read, as tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxr_ray.evaluation.delong import auroc_interval
+from cxr_ray.evaluation.leakage import Finding
+from cxr_ray.report.audit import GRADES, TextAudit
+from cxr_ray.report.trial_folder import PREDICTIONS_FILE, read_predictions
+
+AUDIT_TABLE, RESCORED_TABLE = "audit.csv", "rescored.csv"
+AUDIT_COLUMNS = (
+    "cohort", "text", "grade", "kind", "measure", "value", "p_value", "n", "sentence",
+)  # fmt: skip
+RESCORED_COLUMNS = (
+    "experiment_id", "modality", "dataset", "loss", "seed", "test_set", "text",
+    "n", "n_positive", "auroc", "auroc_low", "auroc_high",
+    "n_left", "n_positive_left", "auroc_left", "auroc_left_low", "auroc_left_high",
+)  # fmt: skip
+# From what no figure survives to what may be medicine.
+_GRAVITY = ("patient_overlap", "image_copies", "text_probe", "label_words", "shortcut")
+
+
+@dataclass(frozen=True)
+class TextView:
+    """What of a cohort's reports a model reads."""
+
+    cohort: str
+    sections: tuple[str, ...]
+    mask: str
+
+    @property
+    def name(self) -> str:
+        """The view in words."""
+        return f"{' + '.join(self.sections)}, mask {self.mask}"
+
+
+@dataclass(frozen=True)
+class StudyAudit:
+    """What was found in the data of a study.
+
+    Attributes
+    ----------
+    records : mapping of str to tuple of Finding
+        By cohort: all but the texts.
+    texts : mapping of TextView to TextAudit
+    views : mapping of str to TextView
+        By experiment id, for the models that read text.
+    """
+
+    records: Mapping[str, tuple[Finding, ...]]
+    texts: Mapping[TextView, TextAudit]
+    views: Mapping[str, TextView]
+
+    def table(self) -> pd.DataFrame:
+        """Give ``audit.csv``: one row a check, the gravest first."""
+        rows = [
+            {"cohort": cohort, "text": text, **_row(finding)}
+            for cohort, text, finding in self._found()
+        ]
+        table = pd.DataFrame(rows, columns=list(AUDIT_COLUMNS))
+        return table.sort_values(
+            ["grade", "kind"],
+            key=lambda column: column.map(GRADES.index if column.name == "grade" else _gravity),
+            kind="stable",
+            ignore_index=True,
+        )
+
+    def rescored(self, trials: Path, study: Mapping[str, Any]) -> pd.DataFrame:
+        """Give ``rescored.csv``: the AUROC without the test records whose text is in training."""
+        rows = [
+            {**{name: member[name] for name in RESCORED_COLUMNS[:5]}, **row}
+            for member in study["members"]
+            if (row := self._rescore(trials / member["experiment_id"])) is not None
+        ]
+        return pd.DataFrame(rows, columns=list(RESCORED_COLUMNS))
+
+    def _found(self) -> Iterator[tuple[str, str, Finding]]:
+        for cohort, findings in self.records.items():
+            yield from ((cohort, "", finding) for finding in findings)
+        for view, audit in self.texts.items():
+            yield from ((view.cohort, view.name, finding) for finding in audit.findings)
+
+    def _rescore(self, folder: Path) -> dict[str, Any] | None:
+        view = self.views.get(folder.name)
+        if view is None or not (folder / PREDICTIONS_FILE).exists():
+            return None
+        predictions = read_predictions(folder)
+        test = predictions.rows("test", "full")
+        if not test.any():
+            return None
+        known = set(self.texts[view].repeated)
+        left = test & [name not in known for name in predictions.record_id]
+        row: dict[str, Any] = {"test_set": "full", "text": view.name}
+        for rows, suffix in ((test, ""), (left, "_left")):
+            label = predictions.label[rows]
+            row |= {f"n{suffix}": len(label), f"n_positive{suffix}": int(label.sum())}
+            if 0 < label.sum() < len(label):
+                found = auroc_interval(
+                    label, predictions.logit[rows], groups=predictions.group[rows]
+                )
+                row |= {f"auroc{suffix}": found.auroc, f"auroc{suffix}_low": found.low}
+                row[f"auroc{suffix}_high"] = found.high
+        return row
+
+
+def write_study_audit(
+    folder: Path, trials: Path, study: Mapping[str, Any], audit: StudyAudit
+) -> str:
+    """Write ``audit.csv`` and ``rescored.csv``, and return what was found in a sentence.
+
+    Parameters
+    ----------
+    folder
+        The study's folder.
+    trials
+        Folder of the finished trials.
+    study
+        The content of ``study.json``.
+    """
+    table = audit.table()
+    table.to_csv(folder / AUDIT_TABLE, index=False)
+    audit.rescored(trials, study).to_csv(folder / RESCORED_TABLE, index=False)
+    return describe_grades(table)
+
+
+def describe_grades(table: pd.DataFrame) -> str:
+    """Count an audit's rows by grade, and name the gravest finding, in a sentence.
+
+    Parameters
+    ----------
+    table
+        As `StudyAudit.table` gives it.
+    """
+    counts = {grade: int((table["grade"] == grade).sum()) for grade in GRADES}
+    grave = table[table["grade"] != GRADES[-1]]
+    said = f"{len(grave)} finding{'' if len(grave) == 1 else 's'}"
+    if len(grave):
+        said += f" (the gravest: {grave['kind'].iloc[0]})"
+    return f"Leakage audit: {said}, {counts['information']} checks for information."
+
+
+def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read ``audit.csv`` and ``rescored.csv`` of a study's folder; empty where there is none."""
+    found = []
+    for name, columns in ((AUDIT_TABLE, AUDIT_COLUMNS), (RESCORED_TABLE, RESCORED_COLUMNS)):
+        table = pd.DataFrame(columns=list(columns))
+        if (folder / name).exists():
+            table = pd.read_csv(
+                folder / name, dtype={"experiment_id": str, "cohort": str, "text": str}
+            )
+        found.append(table)
+    return found[0], found[1]
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    names: Sequence[str] = AUDIT_COLUMNS[2:]
+    return {name: getattr(finding, name) for name in names}
+
+
+def _gravity(kind: str) -> int:
+    name = "shortcut" if kind.startswith("shortcut:") else kind
+    return _GRAVITY.index(name) if name in _GRAVITY else len(_GRAVITY)
