@@ -22,7 +22,7 @@ class Interval:
     method: str
 
 
-def wilson_interval(successes: float, total: int, *, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, total: float, *, confidence: float = 0.95) -> Interval:
     """Score interval of a proportion (Wilson 1927).
 
     It stays between 0 and 1 and has a width for none and for all, unlike the bootstrap.
@@ -31,7 +31,8 @@ def wilson_interval(successes: float, total: int, *, confidence: float = 0.95) -
     ----------
     successes : float
         Usually a count; printed shares may stand for one that is not whole.
-    total : int
+    total : float
+        Effective numbers of dependent trials need not be whole.
     confidence : float
 
     Returns
