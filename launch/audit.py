@@ -29,6 +29,7 @@ def main(options: argparse.Namespace) -> int:
         storage=options.storage,
         data=options.data,
         reports=options.reports,
+        demographics=options.demographics,
         profile=options.profile,
         overrides=options.set,
         cohort_only=False,
@@ -42,7 +43,9 @@ def main(options: argparse.Namespace) -> int:
             parse_assignments(options.set),
         ]
     )
-    source = open_source(options.data, config, prepared.folder.parent, options.reports)
+    source = open_source(
+        options.data, config, prepared.folder.parent, options.reports, options.demographics
+    )
     audit = audit_cohort(
         prepared.folder, sections=config.text.sections, mask=config.text.mask, source=source
     )

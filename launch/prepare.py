@@ -29,6 +29,7 @@ def main(options: argparse.Namespace) -> int:
         storage=options.storage,
         data=options.data,
         reports=options.reports,
+        demographics=options.demographics,
         profile=options.profile,
         overrides=options.set,
         cohort_only=options.cohort_only,

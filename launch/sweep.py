@@ -70,6 +70,7 @@ def main(options: argparse.Namespace) -> int:
         grid=find_grid(options.grid, SEARCH_SPACES),
         data=options.data,
         reports=options.reports,
+        demographics=options.demographics,
         profile=options.profile,
         overrides=options.set,
         seeds=options.seeds,

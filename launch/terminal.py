@@ -183,6 +183,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> Any:
     )
     data.add_argument("--reports", metavar="PATH", help="folder or zip of reports, for mimic")
     data.add_argument(
+        "--demographics",
+        metavar="PATH",
+        help="MIMIC-IV's patients.csv.gz or admissions.csv.gz, or their folder, for mimic:"
+        " adds figures by sex, age and race",
+    )
+    data.add_argument(
         "--profile",
         default="demo",
         metavar="NAME|FILE",

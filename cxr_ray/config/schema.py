@@ -102,7 +102,10 @@ class CohortConfig(Section):
 
 
 class PhantomConfig(Section):
-    """The generated data set; signals are in units of d'."""
+    """The generated data set; signals are in units of d'.
+
+    ``gap`` is what female patients' images lose of ``image_signal``.
+    """
 
     patients: Annotated[int, Field(ge=20)] = 2000
     positive_share: Share = 0.1
@@ -111,6 +114,21 @@ class PhantomConfig(Section):
     relation: Literal["complementary", "redundant", "xor"] = "complementary"
     leaky: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    demographics: bool = False
+    gap: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def has_demographics(self) -> bool:
+        """Whether sex, age and race are drawn: asked for, or a gap between the sexes."""
+        return self.demographics or self.gap > 0
+
+    @model_validator(mode="after")
+    def _gap_within_signal(self) -> "PhantomConfig":
+        if self.gap > self.image_signal:
+            raise ValueError(
+                f"gap {self.gap:g} is above image_signal {self.image_signal:g}, of which it is lost"
+            )
+        return self
 
 
 class ImageConfig(Section):

@@ -94,6 +94,7 @@ def make_plan(
     data: str,
     reports: str | None,
     overrides: Layer,
+    demographics: str | None = None,
 ) -> Plan:
     """Open the data that each experiment reads and give each its identity.
 
@@ -110,7 +111,7 @@ def make_plan(
         config = experiment.config
         recipe = digest(config.model_dump(mode="json", include={"phantom", "cohort"}))
         if recipe not in sources:
-            sources[recipe] = open_source(data, config, storage.prepared, reports)
+            sources[recipe] = open_source(data, config, storage.prepared, reports, demographics)
             _check_overrides(overrides, sources[recipe])
         source = sources[recipe]
         reason = _cannot_feed(source, config)

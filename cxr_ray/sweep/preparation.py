@@ -40,6 +40,7 @@ def prepare_cohort(
     overrides: Sequence[str],
     cohort_only: bool,
     progress: Progress,
+    demographics: str | None = None,
 ) -> PreparedCohort:
     """Prepare what one config reads; see ``launch/prepare.py``.
 
@@ -51,7 +52,7 @@ def prepare_cohort(
     layers = [load_profile(profile), Layer("--data", config_of(data)), parse_assignments(overrides)]
     config = resolve(layers)
     place = Storage.open(storage)
-    source = open_source(data, config, place.prepared, reports)
+    source = open_source(data, config, place.prepared, reports, demographics)
     # Without a look at the files no record can be required to have one.
     required = () if cohort_only else source.required(config.data)
     cohort = cohort_key(source.fingerprint(), source.rules(config.cohort), required, config)

@@ -36,6 +36,7 @@ class SweepOptions:
     grid: Path
     data: str = "phantom"
     reports: str | None = None
+    demographics: str | None = None
     profile: str = "demo"
     overrides: Sequence[str] = ()
     seeds: int = 1
@@ -111,7 +112,9 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     experiments = expand(grid, profile, overrides, only=options.only, seeds=options.seeds)
     storage = Storage.open(options.storage, create=create)
     given = Layer("--set", {**grid.base.values, **overrides.values})
-    plan = make_plan(experiments, storage, options.data, options.reports, given)
+    plan = make_plan(
+        experiments, storage, options.data, options.reports, given, options.demographics
+    )
     default = grid.name if plan.source_name == "phantom" else f"{grid.name}-{plan.source_name}"
     name = default if options.study is None else options.study
     check_study(storage, name, plan, options.profile)

@@ -54,6 +54,8 @@ DECISIONS = {
     "phantom.relation": ("xor", NEVER),
     "phantom.leaky": ("true", NEVER),
     "phantom.seed": ("1", NEVER),
+    "phantom.demographics": ("true", NEVER),
+    "phantom.gap": ("0.7", NEVER),
     "image.encoder": ("resnet18", EVERY - {"text"}),
     "image.size": ("64", EVERY - {"text"}),
     "image.weights": ("imagenet", EVERY - {"text"}),

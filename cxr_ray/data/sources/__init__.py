@@ -21,7 +21,11 @@ def config_of(spec: str) -> dict[str, Any]:
 
 
 def open_source(
-    spec: str, config: ExperimentConfig, prepared: Path, reports: str | None = None
+    spec: str,
+    config: ExperimentConfig,
+    prepared: Path,
+    reports: str | None = None,
+    demographics: str | None = None,
 ) -> Source:
     """Open the source that ``--data`` names.
 
@@ -36,6 +40,8 @@ def open_source(
         Where the phantom is written.
     reports : str, optional
         Folder or zip of reports, for ``mimic`` only.
+    demographics : str, optional
+        MIMIC-IV's ``patients`` or ``admissions``, or the folder of both, for ``mimic`` only.
 
     Raises
     ------
@@ -47,6 +53,9 @@ def open_source(
         raise InputError(f"--data: unknown kind {kind!r}; known: {', '.join(KINDS)}")
     if reports is not None and kind != "mimic":
         raise InputError(f"--reports: only mimic reads it, not {kind}")
+    if demographics is not None and kind != "mimic":
+        own = {"phantom": "; set phantom.demographics=true", "table": "; name columns as 'groups'"}
+        raise InputError(f"--demographics: only mimic reads it, not {kind}{own.get(kind, '')}")
     if kind == "phantom":
         return _open_phantom(path, config, prepared)
     if not path:
@@ -54,7 +63,7 @@ def open_source(
     if kind == "mimic":
         from cxr_ray.data.sources.mimic import open_mimic
 
-        return open_mimic(path, reports)
+        return open_mimic(path, reports, demographics)
     if kind == "openi":
         from cxr_ray.data.sources.openi import open_openi
 

@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.sources.demographics import (
+    Demographics,
+    Table,
+    demographic_groups,
+    open_demographics,
+)
+from cxr_ray.data.sources.groups import GROUP_PREFIX, UNKNOWN
 from cxr_ray.data.sources.mimic_tables import (
     CATEGORY,
     INTEGER,
@@ -53,11 +60,14 @@ class MimicSource:
         The folder or zip of reports; without it the source declares images only.
     report_prefix : str
         Where ``pXX/`` lies inside ``reports``.
+    demographics : Demographics or None
+        The tables that say which subgroups a patient belongs to.
     """
 
     root: Root
     reports: Root | None = None
     report_prefix: str = "files/"
+    demographics: Demographics | None = None
 
     kind = "mimic"
     name = "mimic"
@@ -79,6 +89,9 @@ class MimicSource:
                 content = self.root.read(tables[table])
                 digest.update(f"{table}:{len(content)}\n".encode())
                 digest.update(content)
+        for number, (_, content) in enumerate(self._demographic_tables()):
+            digest.update(f"demographics {number}:{len(content)}\n".encode())
+            digest.update(content)
         return digest.hexdigest()
 
     def rules(self, config: CohortConfig) -> dict[str, Any]:
@@ -96,8 +109,8 @@ class MimicSource:
         Returns
         -------
         frame : pandas.DataFrame
-            ``record`` (the study), ``patient``, ``label``, ``image``, ``report``, and ``part``
-            with the official split.
+            ``record`` (the study), ``patient``, ``label``, ``image``, ``report``, ``part``
+            with the official split, and ``group_<name>`` with demographics.
         flow : list of FlowStep
         """
         rules = config.cohort
@@ -112,7 +125,7 @@ class MimicSource:
         _per_patient(selection, rules.per_patient or "earliest")
         if config.data.split.kind == "official":
             self._official_parts(selection)
-        return _records(selection.frame), selection.steps
+        return self._with_groups(_records(selection.frame), selection), selection.steps
 
     def present(self, modality: str, references: Sequence[str | None]) -> np.ndarray:
         """Whether the files exist, (N,) bool."""
@@ -134,6 +147,21 @@ class MimicSource:
 
     def ensure_written(self) -> None:
         """Nothing to do: the folder is the user's."""
+
+    def _demographic_tables(self) -> list[Table]:
+        return [] if self.demographics is None else self.demographics.tables()
+
+    def _with_groups(self, records: pd.DataFrame, selection: Selection) -> pd.DataFrame:
+        tables = self._demographic_tables()
+        if not tables:
+            return records
+        groups = demographic_groups(tables, records["patient"].tolist())
+        said = ", ".join(
+            f"{str(name).removeprefix(GROUP_PREFIX)} {int((levels != UNKNOWN).sum())}"
+            for name, levels in groups.items()
+        )
+        selection.note("demographics", f"records whose subgroup is known: {said}")
+        return records.join(groups)
 
     def _report_path(self, reference: str) -> str:
         return self.report_prefix + reference.removeprefix("files/")
@@ -185,7 +213,9 @@ class MimicSource:
         selection.keep("not in the official split", named.notna().to_numpy())
 
 
-def open_mimic(path: str, reports: str | None = None) -> MimicSource:
+def open_mimic(
+    path: str, reports: str | None = None, demographics: str | None = None
+) -> MimicSource:
     """Open a MIMIC-CXR-JPG folder or URI; reports from ``reports``, else its ``reports/``."""
     root = opened_root(path, "--data")
     if reports is not None:
@@ -193,7 +223,12 @@ def open_mimic(path: str, reports: str | None = None) -> MimicSource:
     else:
         inside = root.joined("reports")
         text = inside if inside.exists() else None
-    return MimicSource(root, text, "files/" if text is None else _report_prefix(text))
+    return MimicSource(
+        root,
+        text,
+        "files/" if text is None else _report_prefix(text),
+        None if demographics is None else open_demographics(demographics),
+    )
 
 
 def _report_prefix(reports: Root) -> str:

@@ -19,17 +19,21 @@ from pathlib import Path
 import numpy as np
 
 from cxr_ray.config.schema import PhantomConfig
+from cxr_ray.data.sources.demographics import ADMISSIONS, PATIENTS, Demographics, Table
 from cxr_ray.data.sources.mimic import MimicSource
 from cxr_ray.data.sources.phantom_images import jpeg, render
 from cxr_ray.data.sources.phantom_tables import PhantomTables, phantom_tables, report_texts
 from cxr_ray.data.sources.source import Root
 
 PHANTOM_VERSION = 2
+DEMOGRAPHIC_FILES = (f"{PATIENTS}.csv.gz", f"{ADMISSIONS}.csv.gz")
 
 
 def recipe_hash(config: PhantomConfig) -> str:
     """Sha256 (hex) of what a phantom is made from."""
-    recipe = {"version": PHANTOM_VERSION} | config.model_dump(mode="json")
+    # a gap implies demographics; a phantom without either is the one of before they were there
+    unread = {"demographics"} if config.has_demographics else {"demographics", "gap"}
+    recipe = {"version": PHANTOM_VERSION} | config.model_dump(mode="json", exclude=unread)
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
@@ -52,7 +56,8 @@ class PhantomSource(MimicSource):
     def open(cls, config: PhantomConfig, prepared: Path) -> PhantomSource:
         """Give the phantom's place in ``prepared``, written or not."""
         root = Root(os.path.join(os.path.abspath(prepared), f"phantom-{recipe_hash(config)[:16]}"))
-        return cls(root, root.joined("reports"), "files/", config)
+        people = Demographics(root, DEMOGRAPHIC_FILES) if config.has_demographics else None
+        return cls(root, root.joined("reports"), "files/", people, config)
 
     def fingerprint(self) -> str:
         """Sha256 of the recipe: the tables follow from it."""
@@ -79,6 +84,12 @@ class PhantomSource(MimicSource):
             return super()._table(table)
         return f"mimic-cxr-2.0.0-{table}.csv", phantom_tables(self.config).tables[table]
 
+    def _demographic_tables(self) -> list[Table]:
+        if self.root.exists():
+            return super()._demographic_tables()
+        drawn = phantom_tables(self.config).demographics
+        return [(f"{name}.csv", content) for name, content in drawn.items()]
+
 
 def write_phantom(config: PhantomConfig, directory: Path) -> None:
     """Write tables, images and reports beside ``directory``, then rename: it is whole or absent.
@@ -95,8 +106,9 @@ def write_phantom(config: PhantomConfig, directory: Path) -> None:
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         for table, content in drawn.tables.items():
-            path = aside / f"mimic-cxr-2.0.0-{table}.csv.gz"
-            path.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+            _write_zipped(aside / f"mimic-cxr-2.0.0-{table}.csv.gz", content)
+        for table, content in drawn.demographics.items():
+            _write_zipped(aside / f"{table}.csv.gz", content)
         _write_images(config, drawn, aside)
         _write_reports(config, drawn, aside / "reports")
         aside.chmod(0o755)
@@ -123,6 +135,10 @@ def _write_reports(config: PhantomConfig, drawn: PhantomTables, directory: Path)
     for reference, text in zip(drawn.reports, report_texts(config, drawn), strict=True):
         if reference != drawn.missing_report:
             _write(directory / reference, text.encode())
+
+
+def _write_zipped(path: Path, content: bytes) -> None:
+    path.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
 
 
 def _write(path: Path, content: bytes) -> None:

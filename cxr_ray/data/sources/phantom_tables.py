@@ -10,6 +10,7 @@ import numpy as np
 
 from cxr_ray.config.schema import PhantomConfig
 from cxr_ray.data.sources.phantom_images import HEIGHT, WIDTH
+from cxr_ray.data.sources.phantom_people import draw_people, people_tables
 from cxr_ray.data.split import assign_parts
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class PhantomTables:
         Latent signals, centred between the classes.
     corrupt_image, missing_report : str
         The reference that is truncated, and the one that is not written.
+    demographics : dict
+        ``patients`` and ``admissions`` to their CSV bytes; empty unless they are asked for.
     """
 
     tables: dict[str, bytes]
@@ -106,16 +109,21 @@ class PhantomTables:
     text_signal: np.ndarray
     corrupt_image: str
     missing_report: str
+    demographics: dict[str, bytes]
 
 
 def draw_signals(
-    truth: np.ndarray, config: PhantomConfig, rng: np.random.Generator
+    truth: np.ndarray,
+    config: PhantomConfig,
+    rng: np.random.Generator,
+    weaker: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the two latent signals of each study, centred between the classes.
 
     ``complementary``: independent given the class. ``redundant``: correlated .8 within a class.
     ``xor``: the class is the exclusive or of two hidden signs, each of which moves one modality,
-    so that neither tells anything alone.
+    so that neither tells anything alone. The images of studies that are ``weaker``, (N,) bool,
+    lose ``config.gap`` of their signal.
 
     Returns
     -------
@@ -129,7 +137,8 @@ def draw_signals(
     if config.relation == "xor":
         image_sign = rng.integers(2, size=len(truth))
         text_sign = image_sign ^ truth
-    image = config.image_signal * (image_sign - 0.5) + image_noise
+    strength = config.image_signal - config.gap * (0 if weaker is None else weaker)
+    image = strength * (image_sign - 0.5) + image_noise
     text = config.text_signal * (text_sign - 0.5) + text_noise
     return image, text
 
@@ -148,9 +157,12 @@ def phantom_tables(config: PhantomConfig) -> PhantomTables:
     positive = min(max(int(np.floor(config.positive_share * kept + 0.5)), 1), kept - 1)
     truth[:kept] = rng.permutation(np.arange(kept) < positive)
     truth[kind == "other_finding"] = 0
-    image_signal, text_signal = draw_signals(truth, config, rng)
+    people = draw_people(config, int(patient.max()) + 1) if config.has_demographics else None
+    weaker = None if people is None else people.female[patient]
+    image_signal, text_signal = draw_signals(truth, config, rng, weaker)
 
-    subject = 10_000_000 + rng.choice(9_999_999, patient.max() + 1, replace=False)[patient]
+    subjects = 10_000_000 + rng.choice(9_999_999, patient.max() + 1, replace=False)
+    subject = subjects[patient]
     study_id = 50_000_000 + rng.choice(9_999_999, len(kind), replace=False)
     date, time = _dates(kind, patient, rng)
 
@@ -184,6 +196,7 @@ def phantom_tables(config: PhantomConfig) -> PhantomTables:
         text_signal=text_signal,
         corrupt_image=images[int(np.flatnonzero(study == corrupt)[0])],
         missing_report=reports[int(missing)],
+        demographics={} if people is None else people_tables(people, subjects),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from cxr_ray.data.cohort import FlowStep, Selection
 from cxr_ray.data.reports import compose_report
+from cxr_ray.data.sources.groups import GROUP_PREFIX, group_levels
 from cxr_ray.data.sources.source import Root, confined, opened_root
 from cxr_ray.data.sources.table_recipe import TableRecipe, read_recipe
 from cxr_ray.errors import InputError
@@ -122,6 +123,10 @@ class TableSource:
         record = frame[":record"].to_numpy(object)
         texts = _texts(self) if "text" in self.modalities else {}
         report = [name if texts.get(name, "").strip() else None for name in record]
+        levels = {
+            GROUP_PREFIX + group.name: group_levels(frame[CSV + group.column], group)
+            for group in self.recipe.groups
+        }
         return pd.DataFrame(
             {
                 "record": record,
@@ -129,6 +134,7 @@ class TableSource:
                 "label": frame["label"].to_numpy(np.int8),
                 "image": pd.Series(frame[":image"].to_numpy(object), dtype=object),
                 "report": pd.Series(report, dtype=object),
+                **{name: column.to_numpy(object) for name, column in levels.items()},
             }
         )
 

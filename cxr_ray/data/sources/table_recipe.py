@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,28 @@ from cxr_ray.errors import InputError
 
 KEYS = (
     *("csv", "root", "name", "id", "patient", "image", "image_root", "text", "label", "where"),
-    *("require", "per_patient", "order", "delimiter"),
+    *("require", "per_patient", "order", "delimiter", "groups"),
 )
 LABEL_KEYS = ("column", "positive", "negative", "separator")
 PER_PATIENT = ("earliest", "drop_repeated", "all")
 PLACES = ("csv", "image_root", "name", "delimiter")
+GROUP_KEYS = ("column", "edges")
+
+
+@dataclass(frozen=True)
+class GroupColumn:
+    """A column by which figures are given for subgroups.
+
+    Attributes
+    ----------
+    name, column : str
+    edges : tuple of float
+        Where numbers are cut, rising; empty where none are given.
+    """
+
+    name: str
+    column: str
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,8 @@ class TableRecipe:
         Section ``""`` stands for a whole report.
     where : tuple of (column, values)
         Each a rule of its own.
+    groups : tuple of GroupColumn
+        By which figures are also given.
     """
 
     csv: str
@@ -60,6 +81,7 @@ class TableRecipe:
     per_patient: str = "all"
     order: str | None = None
     delimiter: str = ","
+    groups: tuple[GroupColumn, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -71,11 +93,15 @@ class TableRecipe:
         """Every column that is read, once."""
         named = (self.identifier, self.patient, self.image, self.label_column, self.order)
         wanted = [*named, *(c for _, c in self.text), *(c for c, _ in self.where)]
+        wanted += [group.column for group in self.groups]
         return tuple(dict.fromkeys(column for column in wanted if column is not None))
 
     def meaning(self) -> dict[str, Any]:
         """Give all but names and places: what enters the fingerprint."""
-        return {key: value for key, value in asdict(self).items() if key not in PLACES}
+        meaning = {key: value for key, value in asdict(self).items() if key not in PLACES}
+        if not self.groups:  # as before there were any: the keys of such tables stay
+            del meaning["groups"]
+        return meaning
 
 
 def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
@@ -122,6 +148,7 @@ def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
         per_patient=reader.one_of("per_patient", given.get("per_patient", "all"), PER_PATIENT),
         order=reader.optional("order", given),
         delimiter=reader.optional("delimiter", given) or ",",
+        groups=_groups(reader, given.get("groups")),
     )
     if not recipe.modalities:
         raise InputError(f"{file.name}: neither image nor text names a column")
@@ -146,6 +173,40 @@ def _where(reader: _Reader, given: Any) -> tuple[tuple[str, tuple[str, ...]], ..
         for column, values in part.items():
             rules.append((str(column), reader.values(f"where.{column}", values)))
     return tuple(rules)
+
+
+def _groups(reader: _Reader, given: Any) -> tuple[GroupColumn, ...]:
+    """Take a mapping of name to column, or to a column and the edges that cut its numbers."""
+    if given is None:
+        return ()
+    if not isinstance(given, dict):
+        raise InputError(f"{reader.file}: groups: {given!r} is not a mapping of name to column")
+    groups = []
+    for name, says in given.items():
+        if re.fullmatch(r"[A-Za-z][0-9A-Za-z_]*", str(name)) is None:
+            raise InputError(
+                f"{reader.file}: groups: {name!r} is no plain name of letters, digits and _"
+            )
+        key = f"groups.{name}"
+        if isinstance(says, dict):
+            reader.mapping(key, says, GROUP_KEYS, ("column",))
+            column, edges = says["column"], _edges(reader, f"{key}.edges", says.get("edges"))
+        else:
+            column, edges = says, ()
+        groups.append(GroupColumn(str(name), reader.text(key, column), edges))
+    return tuple(groups)
+
+
+def _edges(reader: _Reader, key: str, given: Any) -> tuple[float, ...]:
+    if given is None:
+        return ()
+    numbers = given if isinstance(given, list) else [given]
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise InputError(f"{reader.file}: {key}: {number!r} is not a number")
+    if not numbers or any(high <= low for low, high in pairwise(numbers)):
+        raise InputError(f"{reader.file}: {key}: {numbers} are not numbers that rise")
+    return tuple(float(number) for number in numbers)
 
 
 def _require(reader: _Reader, given: Any) -> tuple[str, ...] | None:
