@@ -32,6 +32,7 @@ def answer(
     cohorts: Sequence[Mapping[str, Any]],
     done: Sequence[Mapping[str, Any]],
     tables: StudyTables,
+    leak: str | None = None,
 ) -> list[str]:
     """Say what was asked of whom, which models separate, and which modality they use.
 
@@ -45,6 +46,8 @@ def answer(
         The leaderboard's rows of finished trials, with the trial's ``name``.
     tables
         Its comparisons and sensitivity tests are counted.
+    leak
+        The gravest finding of the audit, as a clause.
 
     Returns
     -------
@@ -59,7 +62,8 @@ def answer(
     arms = _arms(full)
     return [
         _subject(study, cohorts, full, arms),
-        _separation(arms, tables.comparisons),
+        _separation(arms, tables.comparisons).removesuffix(".")
+        + (f"; but the audit found: {leak}." if leak else "."),
         _use(study, full, tables.sensitivity),
     ]
 

@@ -21,10 +21,12 @@ from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
 from cxr_ray.report.answer import answer
+from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.paper_tables import paper_tables
 from cxr_ray.report.result_table import format_share
+from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
@@ -132,9 +134,12 @@ def write_page(
     environment.filters["signed"] = format_signed
     environment.filters["chance"] = format_chance
     environment.filters["full"] = _full
+    environment.filters["by_unit"] = group_by_unit
     environment.filters["metric"] = _name_metric
     environment.tests["missing"] = _is_missing
-    page = environment.get_template("page.html.j2").render(**_content(storage, study, tables))
+    page = environment.get_template("page.html.j2").render(
+        **_content(storage, study, tables, *read_audit(folder))
+    )
     write_whole(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
 
@@ -175,7 +180,13 @@ def _is_missing(value: Any) -> bool:
     return value is None or value != value
 
 
-def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) -> dict[str, Any]:
+def _content(
+    storage: Storage,
+    study: Mapping[str, Any],
+    tables: StudyTables,
+    found: pd.DataFrame,
+    rescored: pd.DataFrame,
+) -> dict[str, Any]:
     members = study["members"]
     names = {member["experiment_id"]: member["name"] for member in members}
     leaderboard = _rows(tables.leaderboard, names)
@@ -183,7 +194,7 @@ def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) ->
     listed = {row["experiment_id"] for row in leaderboard}
     trials = list(_trials(storage, done))
     kept = [trial["id"] for trial in trials]
-    cohorts = list(_cohorts(storage, study))
+    cohorts = list(read_cohorts(storage, study))
     predicted = [
         member
         for member in members
@@ -199,7 +210,7 @@ def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) ->
     measures = {row["measure"].removesuffix(WITHIN_CLASS) for row in contribution}
     return {
         "study": study,
-        "answer": answer(study, cohorts, done, tables),
+        "answer": answer(study, cohorts, done, tables, leak_clause(found)),
         "done": _merge_equal(done),
         "ended": [row for row in leaderboard if row["status"] != "done"],
         "pending": [name for identity, name in names.items() if identity not in listed],
@@ -217,6 +228,7 @@ def _content(storage: Storage, study: Mapping[str, Any], tables: StudyTables) ->
         "figures": TRIAL_FIGURES,
         "curves": _picture(_learning_curves(storage, kept, names)),
         "cohorts": cohorts,
+        "audit": audit_section(found, rescored, names),
         "command": study["command"],
         "versions": dict(_versions()),
         "training_version": TRAINING_VERSION,
@@ -255,18 +267,6 @@ def _name_levels(row: Mapping[str, Any]) -> str:
         return f"{row[sides[verdict]]} higher"
     reason = str(row["method"])
     return f"{verdict}: {reason.removeprefix('none: ')}" if reason.startswith("none: ") else verdict
-
-
-def _cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Read the counts of each cohort: its selection flow and its parts."""
-    for key in study["cohorts"]:
-        folder = storage.prepared / key
-        if (folder / "manifest.json").exists():
-            yield {
-                "key": key,
-                "manifest": json.loads((folder / "manifest.json").read_text()),
-                "flow": json.loads((folder / "selection_flow.json").read_text()),
-            }
 
 
 def _trials(storage: Storage, done: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

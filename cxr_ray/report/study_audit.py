@@ -10,6 +10,7 @@ import pandas as pd
 from cxr_ray.evaluation.delong import auroc_interval
 from cxr_ray.evaluation.leakage import Finding
 from cxr_ray.report.audit import GRADES, TextAudit
+from cxr_ray.report.result_table import format_share
 from cxr_ray.report.trial_folder import PREDICTIONS_FILE, read_predictions
 
 AUDIT_TABLE, RESCORED_TABLE = "audit.csv", "rescored.csv"
@@ -22,6 +23,13 @@ RESCORED_COLUMNS = (
     "n_left", "n_positive_left", "auroc_left", "auroc_left_low", "auroc_left_high",
 )  # fmt: skip
 # From what no figure survives to what may be medicine.
+_MEANING = {
+    "patient_overlap": "No figure of this split counts.",
+    "image_copies": "These records can be recognised instead of read.",
+    "text_probe": "A model that reads this text can recover the label without having diagnosed.",
+    "label_words": "The text names what the model is to find.",
+    "shortcut": "A model can learn this instead of the disease.",
+}
 _GRAVITY = ("patient_overlap", "image_copies", "text_probe", "label_words", "shortcut")
 
 
@@ -138,7 +146,7 @@ def describe_grades(table: pd.DataFrame) -> str:
     """
     counts = {grade: int((table["grade"] == grade).sum()) for grade in GRADES}
     grave = table[table["grade"] != GRADES[-1]]
-    said = f"{len(grave)} finding{'' if len(grave) == 1 else 's'}"
+    said = _count(len(grave), "finding")
     if len(grave):
         said += f" (the gravest: {grave['kind'].iloc[0]})"
     return f"Leakage audit: {said}, {counts['information']} checks for information."
@@ -155,6 +163,74 @@ def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             )
         found.append(table)
     return found[0], found[1]
+
+
+def audit_section(
+    found: pd.DataFrame, rescored: pd.DataFrame, names: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Gather what the page shows of a study's audit, or None where there is none.
+
+    Parameters
+    ----------
+    found, rescored
+        As `read_audit` gives them.
+    names
+        The trials' names by experiment id.
+    """
+    if found.empty:
+        return None
+    rows: list[dict[str, Any]] = [
+        {
+            **row,
+            "place": place,
+            "counted": row["measure"] not in ("AUROC", "share"),
+            "meaning": _MEANING.get(row["kind"].partition(":")[0]),
+        }
+        for place, row in enumerate(found.to_dict("records"))
+    ]
+    again: list[dict[str, Any]] = [
+        {**row, "place": place, "name": names.get(row["experiment_id"], row["experiment_id"])}
+        for place, row in enumerate(rescored.to_dict("records"))
+    ]
+    return {
+        "grave": [row for row in rows if row["grade"] != GRADES[-1]],
+        "quiet": [row for row in rows if row["grade"] == GRADES[-1]],
+        "views": found["text"].dropna().nunique(),
+        "read": bool(again),
+        "rescored": again if any(row["n_left"] < row["n"] for row in again) else [],
+    }
+
+
+def leak_clause(found: pd.DataFrame) -> str | None:
+    """Name the gravest finding in a clause for the page's first screen, or None without any.
+
+    Parameters
+    ----------
+    found
+        As `read_audit` gives it.
+    """
+    grave = found[found["grade"] != GRADES[-1]]
+    if grave.empty:
+        return None
+    first = grave.iloc[0]
+    kind, _, what = str(first["kind"]).partition(":")
+    size = format_share(first["value"])
+    said = {
+        "patient_overlap": "patients are in two parts, so that no figure counts",
+        "image_copies": f"{int(first['value'])} images of validation and test are in an earlier "
+        "part too",
+        "text_probe": f"the text names its label: counting its words reaches AUROC {size}",
+        "label_words": "words of the label stand in the text of one class more than of the other",
+        "shortcut": f"{what} alone predicts the label (AUROC {size})",
+    }[kind]
+    if kind == "text_probe" and what:
+        said = f"words that name the label or a finding carry it (masked: AUROC {size})"
+    others = len(grave.drop_duplicates("kind")) - 1
+    return said + (f" ({_count(others, 'further finding')} below)" if others else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _row(finding: Finding) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,12 @@ from matplotlib.figure import Figure
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.errors import InputError
+from cxr_ray.evaluation.leakage import Finding
 from cxr_ray.report.answer import answer
+from cxr_ray.report.audit import TextAudit
 from cxr_ray.report.leaderboard import collect_tables, read_tables
 from cxr_ray.report.page import PAGE_FILE, format_chance, format_signed, rebuild_page
+from cxr_ray.report.study_audit import AUDIT_TABLE, StudyAudit, TextView, write_study_audit
 from cxr_ray.report.study_tables import write_study_tables
 from cxr_ray.report.trial_folder import write_history, write_predictions
 
@@ -114,7 +118,22 @@ def make_study(root, ended=()):
     tables = collect_tables(root / "trials", study, failed, QUICK)
     tables.write(folder)
     write_study_tables(folder, root / "trials", study, tables)
+    write_study_audit(folder, root / "trials", study, leaky_audit())
     return folder
+
+
+def leaky_audit():
+    """An audit with a grave finding and test texts that occur in training."""
+    view = TextView("c" * 16, ("full",), "none")
+    leak = Finding("text_probe", "finding", "Words give it away.", 0.987654, 400)
+    known = tuple(f"{RECORD}{place}" for place in range(TEST, TEST + 60, 3))
+    repeats = Finding("identical_texts", "information", "Some.", 20.0, 400, measure="texts")
+    width = Finding("shortcut:image width", "information", "No.", 0.5, 400, p_value=0.25)
+    return StudyAudit(
+        {view.cohort: (width,)},
+        {view: TextAudit((leak, repeats), known)},
+        {identity: view for (modality, _), identity in IDS.items() if modality != "image"},
+    )
 
 
 def write_cohort(folder):
@@ -187,11 +206,13 @@ def test_every_figure_is_its_csv_figure_rounded(page, study_folder):
             assert float(text) == float(f"{float(there):.{digits}f}")
             assert digits in {0, 1, 4}
     expected = {"leaderboard.csv", "comparisons.csv", "sensitivity.csv", "contribution.csv"}
+    expected |= {"audit.csv", "rescored.csv"}
     assert set(tables) == expected
 
 
-def test_every_row_of_the_comparisons_and_of_modality_use_is_shown(page, study_folder):
-    for file in ("comparisons.csv", "sensitivity.csv", "contribution.csv"):
+def test_every_row_of_comparisons_modality_use_and_audit_is_shown(page, study_folder):
+    shown_whole = ("comparisons", "sensitivity", "contribution", "audit", "rescored")
+    for file in (f"{name}.csv" for name in shown_whole):
         shown = {int(place) for name, place, _, _ in page.figures if name == file}
         assert shown == set(range(len(pd.read_csv(study_folder / file))))
 
@@ -265,6 +286,35 @@ def test_long_tables_are_folded_away(page):
 def test_what_failed_and_what_is_missing_is_named(page):
     assert f"text-full-focal: failed, {REASON}" in page.text
     assert "Not trained yet: image-full-focal." in page.text
+
+
+def test_the_flow_adds_up_from_what_was_found_to_the_parts(page):
+    assert page.text.count("100 images excluded") == 1
+    flow = page.text[page.text.index("700 images") : page.text.index("Every rule")]
+    assert "100 view < PA" in flow
+    assert "600 images120 positive, 480 negative" in flow.replace("\n", "")
+    assert flow.count(f"{TEST} records") == 3
+
+
+def test_a_grave_finding_is_in_the_answer_and_at_the_head_of_the_audit(page):
+    first_screen = page.text[: page.text.index("Leaderboard")]
+    assert "but the audit found: the text names its label" in first_screen
+    assert "AUROC .9877" in first_screen
+    assert first_screen.count("audit found") == 1
+    assert "can recover the label without having diagnosed" in page.text
+    assert "Checks for information (2)" in page.text
+
+
+def test_a_study_without_findings_says_that_this_proves_nothing(tmp_path, study_folder):
+    moved = tmp_path / "studies" / "small"
+    shutil.copytree(study_folder, moved)
+    audit = pd.read_csv(moved / AUDIT_TABLE)
+    audit[audit["grade"] == "information"].to_csv(moved / AUDIT_TABLE, index=False)
+    page = Page(rebuild_page(moved))
+    assert "None of 2 checks has both effect and evidence" in page.text
+    assert "audit found" not in page.text
+    (moved / AUDIT_TABLE).unlink()
+    assert "Leakage audit" not in Page(rebuild_page(moved)).text
 
 
 def test_rebuilding_needs_neither_torch_nor_ray_and_seconds(study_folder):
