@@ -186,11 +186,11 @@ def audit_section(
             "counted": row["measure"] not in ("AUROC", "share"),
             "meaning": _MEANING.get(row["kind"].partition(":")[0]),
         }
-        for place, row in enumerate(found.to_dict("records"))
+        for place, row in enumerate(_rows(found))
     ]
     again: list[dict[str, Any]] = [
         {**row, "place": place, "name": names.get(row["experiment_id"], row["experiment_id"])}
-        for place, row in enumerate(rescored.to_dict("records"))
+        for place, row in enumerate(_rows(rescored))
     ]
     return {
         "grave": [row for row in rows if row["grade"] != GRADES[-1]],
@@ -227,6 +227,10 @@ def leak_clause(found: pd.DataFrame) -> str | None:
         said = f"words that name the label or a finding carry it (masked: AUROC {size})"
     others = len(grave.drop_duplicates("kind")) - 1
     return said + (f" ({_count(others, 'further finding')} below)" if others else "")
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _count(number: int, what: str) -> str:
