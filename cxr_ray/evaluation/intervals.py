@@ -1,14 +1,27 @@
 """Intervals of every metric of one set of predictions."""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxr_ray.evaluation.confusion import Confusion, confusion_rows
+from cxr_ray.evaluation.bounds import bca_interval, percentile_interval, shifted_interval
+from cxr_ray.evaluation.confusion import confusion_rows
 from cxr_ray.evaluation.delong import auroc_interval
-from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
+from cxr_ray.evaluation.labels import BoolArray, FloatArray, as_labels, as_scores
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.evaluation.proportions import Interval, wilson_interval
 from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
+from cxr_ray.evaluation.weighted import (
+    BOOTSTRAPPED,
+    OF_CALLS,
+    OF_RANKING,
+    WeightedBins,
+    WeightedRanking,
+    weighted_calls,
+    weighted_figures,
+)
 
 __all__ = [
     "BOOTSTRAPPED",
@@ -16,13 +29,15 @@ __all__ = [
     "bootstrap_figures",
     "bootstrap_metrics",
     "metric_intervals",
+    "weighted_figures",
     "wilson_interval",
 ]
 
-BOOTSTRAPPED = tuple(name for name in METRICS if name != "ece")
 STRATIFIED = ("recall", "specificity", "balanced_accuracy", "sensitivity_at_95_specificity")
-FEW_EVENTS = 20
-_NO_ECE = Interval(np.nan, np.nan, "none: a resample's ECE is biased upwards")
+SMOOTH = ("accuracy", "brier")  # means over records, at a threshold that no resample moves
+FEW_EVENTS, FEW_PATIENTS = 20, 10
+TOO_FEW_PATIENTS = f"none: fewer than {FEW_PATIENTS} patients"
+MARK_FEW_EVENTS = f", under {FEW_EVENTS} events"
 
 
 def metric_intervals(
@@ -32,61 +47,78 @@ def metric_intervals(
     rng: np.random.Generator,
     score: ArrayLike | None = None,
     threshold: float = 0.5,
+    points: Mapping[str, float] | None = None,
+    recalibrated: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     n_resamples: int = 2000,
     confidence: float = 0.95,
     fixed_ratio: bool = False,
+    ece_bins: int = 15,
 ) -> dict[str, Interval]:
     """Give each metric the interval that suits it.
 
-    AUROC: DeLong on the logit scale. Recall, specificity, balanced accuracy and sensitivity at 95 %
-    specificity: stratified patient bootstrap, as they do not depend on the prevalence. The others:
-    plain patient bootstrap. Accuracy, precision, recall and specificity with under 20 events
-    (right or wrong calls, whichever are fewer) and one record a patient: Wilson.
+    AUROC: DeLong on the logit scale. Accuracy, precision, recall and specificity with under 20
+    events (right or wrong calls, whichever are fewer) and one record a patient: Wilson. Accuracy
+    and Brier: BCa bootstrap over patients. Recall, specificity, balanced accuracy and sensitivity
+    at 95 % specificity: stratified bootstrap, as they do not depend on the prevalence. The others:
+    percentiles of the plain bootstrap. ECE: percentiles moved by the resamples' bias, to describe.
 
     Parameters
     ----------
     label, probability, score, threshold, groups, n_resamples, confidence, rng
         As in `bootstrap_metrics`.
+    points : mapping of str to float, optional
+        Further thresholds by name, on `score`, chosen on other records and taken as given.
+    recalibrated : (N,) array-like, optional
+        Probabilities after recalibration on other records.
     fixed_ratio : bool
         Whether the design fixed the class ratio; everything is then stratified.
+    ece_bins : int
 
     Returns
     -------
     dict of str to Interval
-        In the order of `METRICS`; ``method`` says which was used. ECE has none.
+        Of `METRICS`, then ``<metric>_at_<point>``, then ``brier_recalibrated`` and
+        ``ece_recalibrated``. ``method`` says which was used, and where it is to be read with
+        care: fewer than 20 patients of a class, or an interval that only describes. Where there is
+        none it says why: one class only, fewer than 10 patients to draw from, or resamples that
+        all give the same figure.
     """
-    positive = as_labels(label)
-    chance = as_scores(probability, len(positive))
-    ranked = chance if score is None else as_scores(score, len(positive))
+    sample = _Sample.of(label, probability, score, threshold, points, recalibrated, ece_bins)
+    positive = sample.label
     if positive.all() or not positive.any():
-        return {name: Interval(np.nan, np.nan, "none: one class only") for name in METRICS}
-    methods = {True: "bootstrap_stratified", False: "bootstrap"}
-    draws = {
-        kind: bootstrap_figures(
-            positive,
-            chance,
-            score=ranked,
-            threshold=threshold,
-            groups=groups,
-            n_resamples=n_resamples,
-            stratified=kind,
-            rng=rng,
-        )
-        for kind in ((True,) if fixed_ratio else (False, True))
-    }
-    result = {}
-    for name in METRICS:
-        kind = fixed_ratio or name in STRATIFIED
-        result[name] = (
-            _NO_ECE if name == "ece" else _percentile(draws[kind][name], confidence, methods[kind])
-        )
-    area = auroc_interval(positive, ranked, groups=groups, confidence=confidence)
+        return {name: Interval(np.nan, np.nan, "none: one class only") for name in sample.names}
+    sampler = PatientSampler.of(positive, groups)
+    patients = len(sampler.size)
+    events = min(len(np.unique(sampler.block[each])) for each in (positive, ~positive))
+    few = events < FEW_EVENTS
+    result = dict.fromkeys(sample.names, Interval(np.nan, np.nan, TOO_FEW_PATIENTS))
+    if patients >= FEW_PATIENTS:
+        stratified = [n for n in sample.names if fixed_ratio or sample.metric(n) in STRATIFIED]
+        plain = [n for n in sample.names if n not in stratified]
+        smooth = [n for n in plain if sample.metric(n) in SMOOTH and not few]
+        within = PatientSampler.of(positive, groups, stratified=True)
+        draws = sample.draw(within, rng, n_resamples, stratified)
+        draws |= sample.draw(sampler, rng, n_resamples, plain) if plain else {}
+        own = sample.figures(np.ones((1, len(positive))), sample.names)
+        blocks = sample.figures(sampler.leave_blocks_out(rng), smooth)
+        for name, drawn in draws.items():
+            if name in smooth:
+                result[name] = bca_interval(drawn, own[name][0], blocks[name], confidence)
+            elif sample.metric(name) == "ece":
+                result[name] = shifted_interval(drawn, own[name][0], confidence)
+            else:
+                kind = "bootstrap_stratified" if name in stratified else "bootstrap_percentile"
+                result[name] = percentile_interval(drawn, confidence, kind)
+    area = auroc_interval(positive, sample.score, groups=groups, confidence=confidence)
     result["auroc"] = Interval(area.low, area.high, area.method)
-    if groups is None or len(np.unique(np.asarray(groups))) == len(positive):
-        for name, (hits, total) in _proportions(positive, chance, threshold).items():
-            if min(hits, total - hits) < FEW_EVENTS:
-                result[name] = wilson_interval(hits, total, confidence=confidence)
+    if few:
+        result = {name: _mark(one, MARK_FEW_EVENTS) for name, one in result.items()}
+    if patients == len(positive):
+        for suffix, called in sample.called.items():
+            for name, (hits, total) in _proportions(positive, called).items():
+                if min(hits, total - hits) < FEW_EVENTS:
+                    result[name + suffix] = wilson_interval(hits, total, confidence=confidence)
     return result
 
 
@@ -124,8 +156,7 @@ def bootstrap_metrics(
     Returns
     -------
     dict of str to Interval
-        In the order of `METRICS`. ECE has no interval: a resample repeats records, so that its
-        ECE lies above that of the sample.
+        In the order of `BOOTSTRAPPED`.
 
     Raises
     ------
@@ -143,7 +174,7 @@ def bootstrap_metrics(
     >>> probability = np.clip(0.3 * label + 0.7 * rng.random(400), 0, 1)
     >>> interval = bootstrap_metrics(label, probability, rng=rng, n_resamples=200)["f1"]
     >>> interval.method, 0.05 < interval.high - interval.low < 0.2
-    ('bootstrap', True)
+    ('bootstrap_percentile', True)
     """
     figures = bootstrap_figures(
         label,
@@ -155,11 +186,8 @@ def bootstrap_metrics(
         stratified=stratified,
         rng=rng,
     )
-    method = "bootstrap_stratified" if stratified else "bootstrap"
-    return {
-        name: _NO_ECE if name == "ece" else _percentile(figures[name], confidence, method)
-        for name in METRICS
-    }
+    method = "bootstrap_stratified" if stratified else "bootstrap_percentile"
+    return {name: percentile_interval(drawn, confidence, method) for name, drawn in figures.items()}
 
 
 def bootstrap_figures(
@@ -175,9 +203,6 @@ def bootstrap_figures(
 ) -> dict[str, FloatArray]:
     """Score every bootstrap resample.
 
-    The records are sorted once: a resample is a row of weights, and its figures are weighted
-    sums along the order.
-
     Parameters
     ----------
     label, probability, rng, score, threshold, groups, n_resamples, stratified
@@ -188,98 +213,116 @@ def bootstrap_figures(
     dict of str to (n_resamples,) array of float64
         In the order of `BOOTSTRAPPED`.
     """
-    positive = as_labels(label)
-    chance = as_scores(probability, len(positive))
-    ranked = chance if score is None else as_scores(score, len(positive))
-    sampler = PatientSampler.of(positive, groups, stratified=stratified)
-    parts = []
-    for size in chunk_sizes(n_resamples, len(positive)):
-        weights = sampler.draw_weights(rng, size)
-        parts.append(weighted_figures(weights, positive, chance, ranked, threshold))
-    return {name: np.concatenate([part[name] for part in parts]) for name in BOOTSTRAPPED}
+    sample = _Sample.of(label, probability, score, threshold)
+    sampler = PatientSampler.of(sample.label, groups, stratified=stratified)
+    return sample.draw(sampler, rng, n_resamples, BOOTSTRAPPED)
 
 
-def weighted_figures(
-    weights: FloatArray,
-    label: ArrayLike,
-    probability: ArrayLike,
-    score: ArrayLike,
-    threshold: float,
-) -> dict[str, FloatArray]:
-    """Figures of each row of record weights, equal to those of records repeated that often.
+@dataclass(frozen=True)
+class _Sample:
+    """Predictions, sorted and called once for all resamples.
 
-    Parameters
-    ----------
-    weights : (R, N) array of float64
-        Each row needs weight on both classes.
-    label : (N,) array-like of 0/1
-    probability, score : (N,) array-like
-    threshold : float
-        On the probability.
-
-    Returns
-    -------
-    dict of str to (R,) array of float64
-        In the order of `BOOTSTRAPPED`.
+    ``called`` holds the calls by the suffix of their figures, empty for the first threshold;
+    ``squares`` and ``bins`` the errors by figure.
     """
-    positive = np.asarray(label, dtype=bool)
-    chance = np.asarray(probability, dtype=np.float64)
-    called = chance >= threshold
-    outcomes = np.column_stack(
-        [
-            positive & called,
-            ~positive & called,
-            positive & ~called,
-            ~positive & ~called,
-            (chance - positive) ** 2,
+
+    label: BoolArray
+    score: FloatArray
+    called: Mapping[str, BoolArray]
+    ranking: WeightedRanking
+    squares: Mapping[str, FloatArray]
+    bins: Mapping[str, WeightedBins]
+    ece_bins: int
+
+    @classmethod
+    def of(
+        cls,
+        label: ArrayLike,
+        probability: ArrayLike,
+        score: ArrayLike | None,
+        threshold: float,
+        points: Mapping[str, float] | None = None,
+        recalibrated: ArrayLike | None = None,
+        ece_bins: int = 15,
+    ) -> "_Sample":
+        positive = as_labels(label)
+        chances = {"": as_scores(probability, len(positive))}
+        ranked = chances[""] if score is None else as_scores(score, len(positive))
+        if recalibrated is not None:
+            chances["_recalibrated"] = as_scores(recalibrated, len(positive))
+        further = {f"_at_{name}": ranked >= cut for name, cut in (points or {}).items()}
+        return cls(
+            label=positive,
+            score=ranked,
+            called={"": chances[""] >= threshold, **further},
+            ranking=WeightedRanking.of(positive, ranked),
+            squares={f"brier{kind}": (each - positive) ** 2 for kind, each in chances.items()},
+            bins={f"ece{kind}": WeightedBins.of(positive, each) for kind, each in chances.items()},
+            ece_bins=ece_bins,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Every figure, the metrics first."""
+        at_points = [name + suffix for suffix in self.called if suffix for name in OF_CALLS]
+        errors = [name for name in (*self.squares, *self.bins) if name not in METRICS]
+        return [*METRICS, *at_points, *errors]
+
+    def metric(self, name: str) -> str:
+        """Tell which metric a figure is, whatever its threshold and recalibration."""
+        for suffix in (*self.called, "_recalibrated"):
+            if suffix and name.endswith(suffix):
+                return name.removesuffix(suffix)
+        return name
+
+    def draw(
+        self,
+        sampler: PatientSampler,
+        rng: np.random.Generator,
+        n_resamples: int,
+        names: Collection[str],
+    ) -> dict[str, FloatArray]:
+        """Draw resamples and score each, in the order of `names`."""
+        parts = [
+            self.figures(sampler.draw_weights(rng, size), names)
+            for size in chunk_sizes(n_resamples, len(self.label))
         ]
-    ).astype(np.float64)
-    hits, false_alarms, misses, rejections, squares = (weights @ outcomes).T
-    counts = Confusion(hits, false_alarms, misses, rejections)
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
-    order = np.argsort(-np.asarray(score, dtype=np.float64), kind="stable")
-    descending = np.asarray(score, dtype=np.float64)[order]
-    last = np.append(np.flatnonzero(np.diff(descending)), len(order) - 1)  # of each run of ties
-    along = weights[:, order]
-    true_positive = np.cumsum(along * positive[order], axis=1)[:, last]
-    false_positive = np.cumsum(along, axis=1)[:, last] - true_positive
-    gained = np.diff(true_positive, axis=1, prepend=0.0)
-    lost = np.diff(false_positive, axis=1, prepend=0.0)
-    positives, negatives = true_positive[:, -1], false_positive[:, -1]
-    beaten = negatives[:, None] - false_positive + lost / 2
-    predicted = np.maximum(true_positive + false_positive, 1e-300)
-    allowed = np.floor((1 - 0.95) * negatives + 1e-9)
-    within = np.where(false_positive <= allowed[:, None], true_positive, 0.0)
-    return {
-        "accuracy": counts.accuracy,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "f1": counts.f1,
-        "auroc": (gained * beaten).sum(axis=1) / (positives * negatives),
-        "average_precision": (gained * true_positive / predicted).sum(axis=1) / positives,
-        "brier": squares / weights.sum(axis=1),
-        "balanced_accuracy": counts.balanced_accuracy,
-        "mcc": counts.mcc,
-        "specificity": counts.specificity,
-        "sensitivity_at_95_specificity": within.max(axis=1) / positives,
-    }
+    def figures(self, weights: FloatArray, names: Collection[str]) -> dict[str, FloatArray]:
+        """Score each row of record weights; only what `names` asks for is worked out."""
+        found: dict[str, FloatArray] = {}
+        calls = weighted_calls(weights, self.label, list(self.called.values()))
+        for suffix, counts in zip(self.called, calls, strict=True):
+            found |= {
+                metric + suffix: getattr(counts, metric)
+                for metric in OF_CALLS
+                if metric + suffix in names
+            }
+        if not set(names).isdisjoint(OF_RANKING):
+            found |= self.ranking.figures(weights)
+        for name, squares in self.squares.items():
+            if name in names:
+                found[name] = weights @ squares / weights.sum(axis=1)
+        for name, bins in self.bins.items():
+            if name in names:
+                found[name] = bins.figures(weights, self.ece_bins)
+        return found
 
 
-def _percentile(figures: FloatArray, confidence: float, method: str) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(figures, (tail, 1 - tail))
-    return Interval(float(low), float(high), method)
+def _mark(interval: Interval, mark: str) -> Interval:
+    if np.isnan(interval.low):
+        return interval
+    return replace(interval, method=interval.method + mark)
 
 
-def _proportions(
-    label: ArrayLike, probability: FloatArray, threshold: float
-) -> dict[str, tuple[int, int]]:
-    counts = confusion_rows(label, probability[None], threshold)
+def _proportions(label: BoolArray, called: BoolArray) -> dict[str, tuple[int, int]]:
+    """Successes and trials of the figures that are proportions."""
+    counts = confusion_rows(label, called[None], 0.5)
     hits, rejections = int(counts.true_positive[0]), int(counts.true_negative[0])
-    positives, negatives = int(counts.positive[0]), int(counts.negative[0])
     return {
-        "accuracy": (hits + rejections, positives + negatives),
+        "accuracy": (hits + rejections, len(label)),
         "precision": (hits, int(counts.predicted_positive[0])),
-        "recall": (hits, positives),
-        "specificity": (rejections, negatives),
+        "recall": (hits, int(counts.positive[0])),
+        "specificity": (rejections, int(counts.negative[0])),
     }

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxr_ray.evaluation.confusion import Confusion
-from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels, as_scores
+from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
 from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
+from cxr_ray.evaluation.weighted import WeightedRanking, weighted_calls
 
 AT_THRESHOLD = ("accuracy", "precision", "recall", "f1")
 OF_RANKING = ("auroc", "average_precision")
@@ -97,14 +97,17 @@ def paired_bootstrap(
         raise ValueError(f"no paired bootstrap of {', '.join(sorted(unknown))}")
     positive = as_labels(label)
     sampler = PatientSampler.of(positive, groups)
-    models = [
-        _Model.of(positive, as_scores(score, len(positive)), threshold)
-        for score, threshold in zip((first, second), thresholds, strict=True)
-    ]
+    scores = [as_scores(score, len(positive)) for score in (first, second)]
+    called = [score >= cut for score, cut in zip(scores, thresholds, strict=True)]
+    rankings = [WeightedRanking.of(positive, score) for score in scores]
 
     def differences(weights: FloatArray) -> FloatArray:
         """(R, metrics) differences under rows of record weights."""
-        one, other = (model.figures(weights, metrics) for model in models)
+        calls = weighted_calls(weights, positive, called)
+        one, other = ({name: getattr(each, name) for name in AT_THRESHOLD} for each in calls)
+        if set(OF_RANKING) & set(metrics):
+            one |= rankings[0].figures(weights)
+            other |= rankings[1].figures(weights)
         return np.column_stack([one[name] - other[name] for name in metrics])
 
     observed = differences(np.ones((1, len(positive))))[0]
@@ -122,63 +125,3 @@ def paired_bootstrap(
         name: PairedDifference(*(float(figure) for figure in figures))
         for name, *figures in zip(metrics, observed, low, high, p_value, strict=True)
     }
-
-
-@dataclass(frozen=True)
-class _Model:
-    """One model's records, sorted and called once, whatever their weights are then.
-
-    ``end`` are the last places, in the order of falling scores, of the runs that the figures of
-    the ranking need: a run of tied scores with a positive record, or what lies between two such.
-    ``positives_until`` counts the positive records up to there.
-    """
-
-    positive: BoolArray
-    called: BoolArray
-    order: IntArray
-    positives_in_order: IntArray
-    end: IntArray
-    positives_until: IntArray
-
-    @classmethod
-    def of(cls, positive: BoolArray, score: FloatArray, threshold: float) -> "_Model":
-        order = np.argsort(-score, kind="stable")
-        hits = positive[order]
-        last = np.append(np.flatnonzero(score[order][1:] != score[order][:-1]), len(order) - 1)
-        until = np.cumsum(hits)[last]
-        with_hit = np.diff(until, prepend=0) > 0
-        # neighbouring runs without a positive record are one run to both figures
-        needed = with_hit | np.append(with_hit[1:], True)
-        return cls(positive, score >= threshold, order, order[hits], last[needed], until[needed])
-
-    def figures(self, weights: FloatArray, metrics: Sequence[str]) -> dict[str, FloatArray]:
-        """Score each row of (R, N) weights."""
-        outcomes = np.column_stack(
-            [
-                self.positive & self.called,
-                ~self.positive & self.called,
-                self.positive & ~self.called,
-                ~self.positive & ~self.called,
-            ]
-        ).astype(np.float64)
-        counts = Confusion(*(weights @ outcomes).T)
-        found = {name: getattr(counts, name) for name in AT_THRESHOLD if name in metrics}
-        if set(OF_RANKING) & set(metrics):
-            found |= self._ranking(weights)
-        return found
-
-    def _ranking(self, weights: FloatArray) -> dict[str, FloatArray]:
-        before = np.zeros((len(weights), 1))
-        hits = np.cumsum(weights[:, self.positives_in_order], axis=1)
-        true_positive = np.hstack([before, hits])[:, self.positives_until]
-        called = np.cumsum(weights[:, self.order], axis=1)[:, self.end]
-        false_positive = called - true_positive
-        gained = np.diff(true_positive, axis=1, prepend=0.0)
-        lost = np.diff(false_positive, axis=1, prepend=0.0)
-        positives, negatives = true_positive[:, -1], false_positive[:, -1]
-        beaten = negatives[:, None] - false_positive + lost / 2
-        precision = true_positive / np.maximum(called, 1e-300)
-        return {
-            "auroc": np.einsum("rk,rk->r", gained, beaten) / (positives * negatives),
-            "average_precision": np.einsum("rk,rk->r", gained, precision) / positives,
-        }

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels
 
 MAX_REDRAWS = 10_000
+JACKKNIFE = 200
 CHUNK_ELEMENTS = 500_000  # weights in memory at a time, 4 MB a table
 
 
@@ -140,16 +141,36 @@ class PatientSampler:
             If thousands of draws in a row held one class only.
         """
         weights = np.empty((count, len(self.block)))
+        positive = self.positive.astype(np.float64)  # a product with booleans is a slow one
         for row in range(count):
             for _ in range(MAX_REDRAWS):
                 times = np.bincount(self._draw_patients(rng), minlength=len(self.size))
-                weights[row] = times[self.block]
-                hits = weights[row] @ self.positive
+                weights[row] = times[self.block] if self.grouped else times
+                hits = weights[row] @ positive
                 if 0 < hits < weights[row].sum():
                     break
             else:
                 raise ValueError(f"{MAX_REDRAWS} resamples in a row hold one class only")
         return weights
+
+    def leave_blocks_out(self, rng: np.random.Generator, blocks: int = JACKKNIFE) -> FloatArray:
+        """Weigh the records for a grouped jackknife: each row lacks one block of patients.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Deals the patients out.
+        blocks : int
+            At most so many, of equal size but for one patient; with fewer patients each is a block.
+
+        Returns
+        -------
+        (blocks, N) array of float64
+            Of 0 and 1.
+        """
+        patients = len(self.size)
+        dealt = rng.permutation(patients) % min(blocks, patients)
+        return (dealt[self.block] != np.arange(dealt.max() + 1)[:, None]).astype(np.float64)
 
     def _draw_patients(self, rng: np.random.Generator) -> IntArray:
         return np.concatenate(

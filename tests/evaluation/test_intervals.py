@@ -5,14 +5,13 @@ import pytest
 from scipy.stats import binomtest
 
 from cxr_ray.evaluation.intervals import (
-    BOOTSTRAPPED,
     bootstrap_figures,
     bootstrap_metrics,
     metric_intervals,
-    weighted_figures,
     wilson_interval,
 )
-from cxr_ray.evaluation.metrics import METRICS, score_predictions
+from cxr_ray.evaluation.metrics import score_predictions
+from cxr_ray.evaluation.weighted import OF_CALLS
 
 
 def predictions(seed, size, share=0.3, signal=1.4):
@@ -20,20 +19,6 @@ def predictions(seed, size, share=0.3, signal=1.4):
     label = rng.random(size) < share
     logit = rng.normal(size=size) + signal * label - 1
     return label, 1 / (1 + np.exp(-logit)), logit
-
-
-def test_weights_give_what_repeated_records_give_ties_included():
-    rng = np.random.default_rng(0)
-    label = rng.random(60) < 0.4
-    logit = rng.integers(-3, 4, 60).astype(float)
-    probability = 1 / (1 + np.exp(-logit))
-    weights = rng.integers(0, 4, (20, 60)).astype(float)
-    figures = weighted_figures(weights, label, probability, logit, 0.5)
-    for row, times in enumerate(weights.astype(int)):
-        index = np.repeat(np.arange(60), times)
-        expected = score_predictions(label[index], probability[index], score=logit[index])
-        for name in BOOTSTRAPPED:
-            assert figures[name][row] == pytest.approx(expected[name], abs=1e-12), name
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 20), (3, 20), (20, 20), (4791, 4823)])
@@ -52,21 +37,53 @@ def test_the_bootstrap_agrees_with_the_binomial_error_of_an_accuracy():
     share = score_predictions(label, probability)["accuracy"]
     expected = wilson_interval(share * 2_000, 2_000)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.003)
-    assert interval.method == "bootstrap"
+    assert interval.method == "bootstrap_percentile"
 
 
-def test_each_metric_has_its_interval_around_its_figure_and_ece_says_why_it_has_none():
+def test_each_figure_has_its_interval_around_it_and_says_how_it_was_made():
     label, probability, logit = predictions(3, 800)
     rng = np.random.default_rng(4)
-    intervals = metric_intervals(label, probability, score=logit, rng=rng, n_resamples=300)
+    twice = 1 / (1 + np.exp(-2 * logit))
+    intervals = metric_intervals(
+        label,
+        probability,
+        score=logit,
+        rng=rng,
+        n_resamples=300,
+        points={"val": 0.4},
+        recalibrated=twice,
+    )
     figures = score_predictions(label, probability, score=logit)
-    assert tuple(intervals) == METRICS
-    for name in BOOTSTRAPPED:
-        assert intervals[name].low <= figures[name] <= intervals[name].high, name
-    assert intervals["auroc"].method == "delong"
-    assert intervals["f1"].method == "bootstrap"
-    assert intervals["recall"].method == "bootstrap_stratified"
-    assert np.isnan(intervals["ece"].low) and "biased" in intervals["ece"].method
+    at_val = score_predictions(label, 1 / (1 + np.exp(0.4 - logit)), score=logit)
+    figures |= {f"{name}_at_val": at_val[name] for name in OF_CALLS}
+    after = score_predictions(label, twice)
+    figures |= {f"{name}_recalibrated": after[name] for name in ("brier", "ece")}
+    assert list(intervals) == list(figures)
+    for name, figure in figures.items():
+        assert intervals[name].low <= figure <= intervals[name].high, name
+    methods = {name: one.method for name, one in intervals.items()}
+    assert methods["auroc"] == "delong"
+    assert methods["f1"] == methods["f1_at_val"] == "bootstrap_percentile"
+    assert methods["recall"] == methods["recall_at_val"] == "bootstrap_stratified"
+    assert methods["accuracy_at_val"] == methods["brier_recalibrated"] == "bootstrap_bca"
+    assert methods["ece"] == methods["ece_recalibrated"] == "bootstrap_shifted, descriptive"
+
+
+def test_no_figure_of_few_records_or_events_is_without_a_stated_answer():
+    rng = np.random.default_rng(20)
+    few = metric_intervals([0, 0, 0, 1, 1], [0.1, 0.2, 0.6, 0.5, 0.9], rng=rng)
+    assert few["accuracy"].method == few["recall"].method == "wilson"
+    assert few["auroc"].method == "delong, under 20 events"
+    for name in ("f1", "brier", "average_precision", "ece"):
+        assert np.isnan(few[name].low) and few[name].method == "none: fewer than 10 patients"
+    label, probability, _ = predictions(21, 100, share=0.12)
+    rare = metric_intervals(label, probability, rng=rng, n_resamples=100)
+    assert rare["brier"].method == "bootstrap_percentile, under 20 events"
+    perfect = metric_intervals(np.repeat([0, 1], 50), np.repeat([0.1, 0.9], 50), rng=rng)
+    assert perfect["accuracy"].method == "wilson" and perfect["auroc"].method == "bound"
+    for name in ("f1", "average_precision", "balanced_accuracy"):
+        assert np.isnan(perfect[name].low)
+        assert perfect[name].method == "none: no resample gives another figure"
 
 
 def test_proportions_with_few_events_have_wilson_intervals_unless_patients_repeat():
@@ -79,8 +96,8 @@ def test_proportions_with_few_events_have_wilson_intervals_unless_patients_repea
     repeated = metric_intervals(
         label, probability, rng=rng, n_resamples=100, groups=np.arange(312) // 2
     )
-    assert repeated["recall"].method == "bootstrap_stratified"
-    assert repeated["auroc"].method == "bound"
+    assert repeated["recall"].method == "none: no resample gives another figure"
+    assert repeated["auroc"].method == "bound, under 20 events"
 
 
 def test_a_fixed_class_ratio_makes_every_bootstrap_stratified():

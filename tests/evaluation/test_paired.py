@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, precision_score, roc_auc_score
 
 from cxr_ray.evaluation.delong import delong_test
-from cxr_ray.evaluation.intervals import weighted_figures
 from cxr_ray.evaluation.metrics import score_predictions
-from cxr_ray.evaluation.paired import AT_THRESHOLD, OF_RANKING, _Model, paired_bootstrap
+from cxr_ray.evaluation.paired import AT_THRESHOLD, OF_RANKING, paired_bootstrap
 
 METRICS = (*AT_THRESHOLD, *OF_RANKING)
 
@@ -18,25 +16,6 @@ def binormal(rng, size=500, positives=100, signals=(1.19, 1.19), correlation=0.5
     return label, *(
         signal * label + shared + noise for signal, noise in zip(signals, own, strict=True)
     )
-
-
-@pytest.mark.parametrize("digits", [None, 1, 0])
-def test_figures_under_weights_are_those_of_repeated_records_ties_or_not(digits):
-    rng = np.random.default_rng(0)
-    label, score, _ = binormal(rng, size=120, positives=30)
-    score = score if digits is None else score.round(digits)
-    weights = rng.integers(0, 4, (20, 120)).astype(float)
-    model = _Model.of(label.astype(bool), score, 0.7)
-    found = model.figures(weights, METRICS)
-    same = weighted_figures(weights, label, score, score, 0.7)
-    for name in METRICS:
-        np.testing.assert_allclose(found[name], same[name], atol=1e-12)
-    repeated = np.repeat(np.arange(120), weights[0].astype(int))
-    y, s = label[repeated], score[repeated]
-    assert found["average_precision"][0] == pytest.approx(average_precision_score(y, s))
-    assert found["auroc"][0] == pytest.approx(roc_auc_score(y, s))
-    assert found["f1"][0] == pytest.approx(f1_score(y, s >= 0.7))
-    assert found["precision"][0] == pytest.approx(precision_score(y, s >= 0.7))
 
 
 def test_differences_are_those_of_the_models_each_at_its_own_threshold():

@@ -5,10 +5,12 @@ from hypothesis import strategies as st
 
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.confusion import confusion_rows
+from cxr_ray.evaluation.resampling import PatientSampler
 from cxr_ray.evaluation.thresholds import (
     candidate_thresholds,
     f1_operating_point,
     specificity_operating_point,
+    threshold_intervals,
     youden_operating_point,
 )
 
@@ -58,3 +60,29 @@ def test_neighbouring_floats_are_still_told_apart():
 def test_a_part_with_one_class_is_refused_in_a_sentence():
     with pytest.raises(InputError, match="one class only"):
         f1_operating_point([1, 1], [0.2, 0.3])
+
+
+@pytest.mark.parametrize("digits", [None, 0])
+def test_each_resample_chooses_the_best_of_the_samples_candidates(digits):
+    rng = np.random.default_rng(0)
+    label = np.arange(60) < 15
+    score = rng.normal(size=60) + 1.5 * label
+    score = score if digits is None else score.round(digits)
+    found = threshold_intervals(label, score, rng=np.random.default_rng(1), n_resamples=200)
+    weights = PatientSampler.of(label).draw_weights(np.random.default_rng(1), 200).astype(int)
+    candidates = candidate_thresholds(score)
+    slow = {"f1": [], "youden": [], "specificity": []}
+    for times in weights:
+        y, s = np.repeat(label, times), np.repeat(score, times)
+        rows = [confusion_rows(y, [s], cut) for cut in candidates]
+        kept = [row.recall[0] if row.specificity[0] >= 0.95 else -1 for row in rows]
+        for rule, values in (
+            ("f1", [row.f1[0] for row in rows]),
+            ("youden", [row.balanced_accuracy[0] for row in rows]),
+            ("specificity", kept),
+        ):
+            slow[rule].append(candidates[int(np.argmax(values))])
+    for rule, chosen in slow.items():
+        low, high = np.quantile(chosen, [0.025, 0.975])
+        assert (found[rule].low, found[rule].high) == (low, high)
+        assert found[rule].method == "bootstrap_percentile, descriptive"
