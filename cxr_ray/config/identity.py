@@ -16,7 +16,7 @@ from cxr_ray.config.schema import ExperimentConfig, ImageConfig, TextConfig
 
 PREPARE_VERSION = 1
 TRAINING_VERSION = 1
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 AUDIT_VERSION = 1
 KEY_LENGTH = 16
 

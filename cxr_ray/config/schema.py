@@ -213,11 +213,24 @@ class TrainConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How finished trials are scored; never part of an experiment's identity."""
+    """How finished trials are scored; never part of an experiment's identity.
+
+    ``prevalence`` is that of the place where a model is to be used, for the net benefit at the
+    threshold probabilities of ``decision_range``; without one it is the test set's own.
+    """
 
     permutations: Annotated[int, Field(ge=19)] = 1999
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     ece_bins: Annotated[int, Field(ge=2)] = 15
+    prevalence: Share | None = None
+    decision_range: Annotated[tuple[Share, Share], BeforeValidator(_one_or_many)] = (0.025, 0.5)
+
+    @field_validator("decision_range")
+    @classmethod
+    def _range_rises(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError(f"{list(value)} should hold a lower and a higher probability")
+        return value
 
 
 class ComputeConfig(Section):

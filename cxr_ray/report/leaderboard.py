@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.errors import InputError
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_comparisons
 from cxr_ray.report.scoring import TEST_SETS, score_folder
@@ -17,6 +18,7 @@ LEADERBOARD_FILE = "leaderboard.csv"
 SUMMARY_FILE = "summary.csv"
 SENSITIVITY_FILE = "sensitivity.csv"
 CONTRIBUTION_FILE = "contribution.csv"
+NET_BENEFIT_FILE = "net_benefit.csv"
 
 _IDENTITY = ("experiment_id", "modality", "dataset", "loss", "seed")
 _TRAINING = ("train_accuracy", "val_accuracy", "best_epoch", "epochs", "train_seconds")
@@ -26,6 +28,9 @@ _SENSITIVITY = (
 )  # fmt: skip
 _CONTRIBUTION = (
     "test_set", "measure", "of_modality", "metric", "value", "low", "high", "verdict",
+)  # fmt: skip
+_NET_BENEFIT = (
+    "test_set", "threshold", "prevalence", "net_benefit", "treat_all", "recalibrated",
 )  # fmt: skip
 
 
@@ -45,6 +50,8 @@ class StudyTables:
         One row a multimodal trial, measure, modality that it is about, and metric.
     comparisons
         One row a declared comparison and metric.
+    net_benefit
+        One row a trial and threshold probability.
     """
 
     leaderboard: pd.DataFrame
@@ -52,23 +59,35 @@ class StudyTables:
     sensitivity: pd.DataFrame
     contribution: pd.DataFrame
     comparisons: pd.DataFrame
+    net_benefit: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Write the five CSV files."""
+        """Write the six CSV files."""
         for name, table in (
             (LEADERBOARD_FILE, self.leaderboard),
             (SUMMARY_FILE, self.summary),
             (SENSITIVITY_FILE, self.sensitivity),
             (CONTRIBUTION_FILE, self.contribution),
             (COMPARISONS_FILE, self.comparisons),
+            (NET_BENEFIT_FILE, self.net_benefit),
         ):
             table.to_csv(folder / name, index=False)
 
 
 def read_tables(folder: Path) -> StudyTables:
-    """Read the tables that lie in a study's folder."""
+    """Read the tables that lie in a study's folder.
+
+    Raises
+    ------
+    InputError
+        If one is missing, as in a folder that an earlier version wrote.
+    """
 
     def read(name: str) -> pd.DataFrame:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} holds no {name}: repeat the sweep's command, which writes it"
+            )
         return pd.read_csv(folder / name, dtype={"experiment_id": str})
 
     return StudyTables(
@@ -77,6 +96,7 @@ def read_tables(folder: Path) -> StudyTables:
         sensitivity=read(SENSITIVITY_FILE),
         contribution=read(CONTRIBUTION_FILE),
         comparisons=read_comparisons(folder / COMPARISONS_FILE),
+        net_benefit=read(NET_BENEFIT_FILE),
     )
 
 
@@ -101,6 +121,7 @@ def collect_tables(
     rows: list[dict[str, Any]] = []
     sensitivity: list[dict[str, Any]] = []
     contribution: list[dict[str, Any]] = []
+    net_benefit: list[dict[str, Any]] = []
     for member in members:
         identity = {name: member[name] for name in _IDENTITY}
         further = member["further"]
@@ -119,6 +140,7 @@ def collect_tables(
             row = {**identity, "test_set": test_set, **figures, **training}
             rows.append({**row, "status": "done", "reason": None, **further})
         sensitivity += [{**identity, **row, **further} for row in scores["sensitivity"]]
+        net_benefit += [{**identity, **row, **further} for row in scores["net_benefit"]]
         for row in scores["contribution"]:
             named = {("of_modality" if k == "modality" else k): v for k, v in row.items()}
             contribution.append({**identity, **named, **further})
@@ -130,6 +152,7 @@ def collect_tables(
         sensitivity=pd.DataFrame(sensitivity, columns=[*_IDENTITY, *_SENSITIVITY, *axes]),
         contribution=pd.DataFrame(contribution, columns=[*_IDENTITY, *_CONTRIBUTION, *axes]),
         comparisons=compare_trials(trials, study, ended, config),
+        net_benefit=pd.DataFrame(net_benefit, columns=[*_IDENTITY, *_NET_BENEFIT, *axes]),
     )
 
 

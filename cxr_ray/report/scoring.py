@@ -12,25 +12,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
-from cxr_ray.evaluation.confusion import confusion_rows
 from cxr_ray.evaluation.contribution import auroc_shapley, variance_shares, verdict
 from cxr_ray.evaluation.heads import additive_parts
-from cxr_ray.evaluation.intervals import metric_intervals
-from cxr_ray.evaluation.metrics import score_predictions
 from cxr_ray.evaluation.missing import additive_missing, missing_modality
 from cxr_ray.evaluation.sensitivity import Modality, PermutationTest, permutation_test
-from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.report.performance import decision_curve, score_test_set
 from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
 from cxr_ray.storage import move_whole, write_whole
 
 FIGURES_FOLDER = "figures"
 TEST_SETS = ("own", "full")
 MODALITIES: tuple[Modality, ...] = ("image", "text")
-AT_VAL = ("accuracy", "precision", "recall", "f1", "specificity", "balanced_accuracy", "mcc")
 
 
 def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
@@ -44,8 +39,8 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     Returns
     -------
     ``test_sets``: one dict of metrics by test set name; ``sensitivity``: rows of
-    ``sensitivity.csv``; ``contribution``: rows of ``contribution.csv``; ``val_accuracy``;
-    ``recipe``.
+    ``sensitivity.csv``; ``contribution`` and ``net_benefit``: rows of the tables of that name;
+    ``val_accuracy``; ``recipe``.
     """
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
     # Studies that share a trial may score it by recipes of their own.
@@ -59,15 +54,16 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     # Every draw derives from the experiment, so that scoring again gives the same figures.
     identity = int(read_result(folder)["experiment_id"], 16)
     sensitivity, contribution = _modality_use(folder, predictions, config, identity)
-    full = _score_test_set(predictions, "full", config, identity)
+    full = score_test_set(predictions, "full", config, identity)
     own = full
     if not predictions.in_own.all():
-        own = _score_test_set(predictions, "own", config, identity)
+        own = score_test_set(predictions, "own", config, identity)
     scores = {
         "recipe": recipe,
         "test_sets": {"own": own, "full": full},
         "sensitivity": sensitivity,
         "contribution": contribution,
+        "net_benefit": decision_curve(predictions, "full", config),
         "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
     }
     write_whole(path, json.dumps(scores, indent=1))
@@ -101,35 +97,6 @@ def draw_figures(folder: Path, predictions: Predictions) -> None:
     move_whole(aside, folder / FIGURES_FOLDER)
 
 
-def _score_test_set(
-    predictions: Predictions, test_set: str, config: EvaluationConfig, identity: int
-) -> dict[str, Any]:
-    """Score one test set at .5 and at the threshold chosen on the matching validation set."""
-    rows = predictions.rows("test", test_set)
-    label, logit = predictions.label[rows], predictions.logit[rows]
-    chance = predictions.probability[rows]
-    figures = score_predictions(label, chance, score=logit, ece_bins=config.ece_bins)
-    intervals = metric_intervals(
-        label,
-        chance,
-        score=logit,
-        groups=_patients(predictions, rows),
-        n_resamples=config.bootstrap,
-        fixed_ratio=not bool(rows[predictions.part == "test"].all()),
-        rng=np.random.default_rng([identity, TEST_SETS.index(test_set), 0x5C]),
-    )
-    val = predictions.rows("val", test_set)
-    chosen = f1_operating_point(predictions.label[val], predictions.logit[val]).threshold
-    at_val = confusion_rows(label, logit[None], chosen)
-    found = {"n": len(label), "n_positive": int(label.sum()), **figures}
-    for name, interval in intervals.items():
-        found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
-    found["threshold_at_val"] = float(expit(chosen))
-    for name in AT_VAL:
-        found[f"{name}_at_val"] = float(getattr(at_val, name)[0])
-    return {name: None if _is_nan(value) else value for name, value in found.items()}
-
-
 def _modality_use(
     folder: Path, predictions: Predictions, config: EvaluationConfig, identity: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -142,7 +109,7 @@ def _modality_use(
     if not {"image", "text"} <= set(features):
         return [], []
     rows = predictions.rows("test", "full")
-    label, groups = predictions.label[rows], _patients(predictions, rows)
+    label, groups = predictions.label[rows], predictions.patients(rows)
     head = features["head.linear.weight"], features["head.linear.bias"]
     image, text, intercept = additive_parts(features["image"][rows], features["text"][rows], *head)
 
@@ -212,18 +179,5 @@ def _modality_use(
     return sensitivity, contribution
 
 
-def _patients(predictions: Predictions, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return each record's patient as a number, counted by first records.
-
-    Their names are salted per storage; draws that followed the names' order would not repeat.
-    """
-    _, first, inverse = np.unique(predictions.group[rows], return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
-
-
 def _accuracy(predictions: Predictions, rows: NDArray[np.bool_]) -> float:
     return float(np.mean((predictions.logit[rows] >= 0) == predictions.label[rows]))
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)

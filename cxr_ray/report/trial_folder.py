@@ -39,6 +39,14 @@ class Predictions:
         chosen = self.part == part
         return chosen & self.in_own if test_set == "own" else chosen
 
+    def patients(self, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the patient of each record of `rows` as a number, counted by first records.
+
+        Their names are salted per storage; draws that followed the names' order would not repeat.
+        """
+        _, first, inverse = np.unique(self.group[rows], return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[inverse]
+
 
 def write_predictions(folder: Path, **columns: NDArray[Any]) -> None:
     """Write predictions; the probability is the logit's logistic function."""

@@ -219,7 +219,8 @@ def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, fl
         f"{_TEST_PREFIX[test_set]}/{name}": value
         for test_set, figures in scores["test_sets"].items()
         for name, value in figures.items()
-        if value is not None and not (name.endswith(("_low", "_high")) and "auroc" not in name)
+        if isinstance(value, int | float)
+        and (not name.endswith(("_low", "_high")) or name in {"auroc_low", "auroc_high"})
     }
     for row in scores["sensitivity"]:
         name = f"sensitivity/{row['perturbation']}/{row['metric']}"

@@ -96,6 +96,8 @@ DECISIONS = {
     "evaluation.permutations": ("99", NEVER),
     "evaluation.bootstrap": ("200", NEVER),
     "evaluation.ece_bins": ("5", NEVER),
+    "evaluation.prevalence": ("0.05", NEVER),
+    "evaluation.decision_range": ("[0.05, 0.3]", NEVER),
     "compute.precision": ("float64", NEVER),
     "compute.channels_last": (True, NEVER),
 }
