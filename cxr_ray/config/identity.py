@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cxr_ray.config.schema import ExperimentConfig, ImageConfig, TextConfig
+from cxr_ray.config.schema import ExperimentConfig, FusionConfig, ImageConfig, TextConfig
 
 PREPARE_VERSION = 1
 TRAINING_VERSION = 1
@@ -26,6 +26,7 @@ _LOSS_FIELDS = {
     "weighted_bce": {"kind", "positive_weight"},
     "logit_adjusted": {"kind", "tau"},
 }
+_HIDDEN_KINDS = {"mlp", "gated", "bilinear", "cross_attention"}
 _SCRATCH_FIELDS = {"layers", "width", "heads", "vocabulary", "dropout"}
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 _MODEL_FILES = (*_WEIGHT_FILES, "config.json")
@@ -146,7 +147,7 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
     if config.data.majority_share is not None:
         recipe["data"]["seed"] = config.data.seed
     if len(reads) > 1:
-        recipe["fusion"]["kind"] = config.fusion.kind
+        recipe["fusion"] |= _fusion_read(config.fusion)
     if "image" in reads:
         recipe["image"] = config.image.model_dump(mode="json")
         recipe["image"]["freeze"] = sorted(set(config.image.freeze))
@@ -155,6 +156,14 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
         exclude = set() if trained_here else _SCRATCH_FIELDS
         recipe["text"] = config.text.model_dump(mode="json", exclude=exclude)
     return recipe
+
+
+def _fusion_read(fusion: FusionConfig) -> dict[str, Any]:
+    """List what a head of this kind reads."""
+    read: dict[str, Any] = {"kind": fusion.kind}
+    if fusion.kind in _HIDDEN_KINDS:
+        read["hidden"] = fusion.hidden
+    return read
 
 
 def fingerprint_weights(

@@ -169,7 +169,10 @@ class TextConfig(Section):
 
 
 class FusionConfig(Section):
-    """Which modalities the classifier reads and how their features meet."""
+    """Which modalities the classifier reads and how their features meet.
+
+    ``hidden`` is the width or rank of the kinds that have one.
+    """
 
     modalities: Annotated[
         tuple[Modality, ...],
@@ -177,12 +180,19 @@ class FusionConfig(Section):
         AfterValidator(_in_order),
         Field(min_length=1, max_length=2),
     ] = ("image", "text")
-    kind: Literal["concat"] = "concat"
+    kind: Literal["concat", "average", "mlp", "gated", "bilinear", "cross_attention"] = "concat"
+    hidden: PositiveInt = 64
 
     @model_validator(mode="after")
     def _each_modality_once(self) -> "FusionConfig":
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError(f"modalities {list(self.modalities)} names one of them twice")
+        return self
+
+    @model_validator(mode="after")
+    def _kind_can_do_it(self) -> "FusionConfig":
+        if self.kind == "cross_attention" and self.hidden % 4:
+            raise ValueError(f"hidden {self.hidden} is no multiple of cross_attention's 4 tokens")
         return self
 
 

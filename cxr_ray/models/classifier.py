@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.batches import Batch
-from cxr_ray.models.fusion import FUSIONS
+from cxr_ray.models.fusion import build_head
 from cxr_ray.models.image import ImageEncoder
 from cxr_ray.models.text import TextEncoder
 
@@ -23,15 +23,19 @@ class Classifier(nn.Module):
         # Each part has a generator of its own, so that the image encoder of the multimodal model
         # starts from the same weights as the image model's.
         if "image" in reads:
-            self.encoders["image"] = _seeded(config, "image", lambda: ImageEncoder(config.image))
+            self.encoders["image"] = seeded(config, "image", lambda: ImageEncoder(config.image))
         if "text" in reads:
             if vocabulary_size is None:
                 raise ValueError("a model that reads text needs the size of its vocabulary")
             size = vocabulary_size
-            self.encoders["text"] = _seeded(config, "text", lambda: TextEncoder(config.text, size))
+            self.encoders["text"] = seeded(config, "text", lambda: TextEncoder(config.text, size))
         widths = {"image": config.image.features, "text": config.text.features}
-        self.head = _seeded(
-            config, "head", lambda: FUSIONS[config.fusion.kind]([widths[m] for m in reads])
+        self.head = seeded(
+            config,
+            "head",
+            lambda: build_head(
+                config.fusion.kind, [widths[m] for m in reads], config.fusion.hidden
+            ),
         )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
@@ -56,7 +60,7 @@ class Classifier(nn.Module):
         return self.fuse(self.encode(batch))
 
 
-def _seeded(config: ExperimentConfig, part: str, build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(config: ExperimentConfig, part: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a part from weights that depend on the training seed and the part's name alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f"{config.train.seed}:{part}".encode()))

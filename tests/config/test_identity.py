@@ -1,6 +1,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from cxr_ray.config.identity import (
     digest,
     experiment_id,
     fingerprint_weights,
+    recipe_read,
 )
 from cxr_ray.config.layers import field_names, parse_assignments, resolve
+from cxr_ray.config.schema import FusionConfig
 from cxr_ray.data.sources import open_source
 
 MODALITIES = {"multimodal": "image,text", "image": "image", "text": "text"}
@@ -76,7 +79,8 @@ DECISIONS = {
     "text.vocabulary": ("500", EVERY - {"image"}),
     "text.dropout": ("0.2", EVERY - {"image"}),
     "fusion.modalities": (None, EVERY),
-    "fusion.kind": (None, {"multimodal"}),
+    "fusion.kind": ("gated", {"multimodal"}),
+    "fusion.hidden": ("32", NEVER),
     "loss.kind": ("bce", EVERY),
     "loss.alpha": ("0.5", EVERY),
     "loss.gamma": ("3", EVERY),
@@ -101,6 +105,8 @@ DECISIONS = {
     "compute.precision": ("float64", NEVER),
     "compute.channels_last": (True, NEVER),
 }
+FUSION_KINDS = get_args(FusionConfig.model_fields["kind"].annotation)
+FUSION_READS = {"fusion.hidden"}
 LOSS_READS = {
     "bce": set(),
     "focal": {"loss.alpha", "loss.gamma"},
@@ -138,12 +144,24 @@ def test_the_three_modalities_have_different_ids():
     assert len(ids) == 3
 
 
-def test_fusion_enters_only_where_two_modalities_meet():
-    for modalities, differs in (("image,text", True), ("image", False), ("text", False)):
-        config = resolve([parse_assignments([*SMALL, f"fusion.modalities={modalities}"])])
-        other = config.fusion.model_copy(update={"kind": "gated"})
-        changed = identify(config.model_copy(update={"fusion": other}))
-        assert (changed != identify(config)) == differs
+def test_what_is_off_leaves_the_papers_fusion_as_if_the_field_did_not_exist():
+    config = resolve([parse_assignments(SMALL)])
+    assert recipe_read(config)["fusion"] == {"kind": "concat", "modalities": ["image", "text"]}
+    for alone in ("image", "text"):
+        every = ["fusion.kind=mlp", "fusion.hidden=8"]
+        config = resolve([parse_assignments([*every, f"fusion.modalities={alone}"])])
+        assert recipe_read(config)["fusion"] == {"modalities": [alone]}
+
+
+@pytest.mark.parametrize("kind", FUSION_KINDS)
+def test_a_fusion_reads_only_its_own_fields(kind):
+    reads = FUSION_READS - ({"fusion.hidden"} if kind in ("concat", "average") else set())
+    reads = set() if kind == "average" else reads
+    for field in FUSION_READS:
+        value = DECISIONS[field][0]
+        plain = f"fusion.kind={kind}"
+        changed = identity(plain, f"{field}={value}") != identity(plain)
+        assert changed == (field in reads), field
 
 
 @pytest.mark.parametrize("kind", LOSS_READS)

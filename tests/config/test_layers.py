@@ -78,7 +78,7 @@ def test_an_unknown_profile_names_the_shipped_ones():
         ("loss.gamma=-1", "loss.gamma is -1 (from --set): should be greater than or equal to 0"),
         ("loss.gamma=.nan", "loss.gamma is nan (from --set): should be a finite number"),
         ("loss.kind=focl", "'bce', 'focal', 'weighted_bce' or 'logit_adjusted'"),
-        ("fusion.kind=foo", "fusion.kind is 'foo' (from --set): should be 'concat'"),
+        ("fusion.kind=foo", "fusion.kind is 'foo' (from --set): should be 'concat', 'average', "),
         ("text.sections=[]", "text.sections is [] (from --set): should have at least 1 entry"),
         ("text.sections=[full,foo]", "text.sections is ['full', 'foo'] (from --set): should be "),
         ("fusion.modalities=image,image", "names one of them twice"),
@@ -117,6 +117,13 @@ def test_numbers_and_lists_are_read_as_people_write_them():
     assert config.text.sections == ("findings", "impression")
     assert len(config.image.freeze) == 5
     assert config.data.require == ("text",)
+
+
+def test_attention_splits_its_width_among_four_tokens():
+    with pytest.raises(InputError, match="no multiple of cross_attention's 4 tokens"):
+        configured("fusion.kind=cross_attention", "fusion.hidden=6")
+    configured("fusion.kind=cross_attention", "fusion.hidden=8")
+    configured("fusion.kind=mlp", "fusion.hidden=6")
 
 
 def test_modalities_have_one_order_however_they_are_given():
