@@ -35,8 +35,8 @@ class Contribution:
     Attributes
     ----------
     measure : str
-        ``shapley``, ``conditional_utilization``, ``variance_share``, ``covariance_share`` and the
-        latter two with ``_within_class``.
+        ``shapley``, ``conditional_utilization``, ``refitted_probe``, ``variance_share``,
+        ``covariance_share`` and the latter two with ``_within_class``.
     modality : str
         ``image``, ``text``; ``both`` for what belongs to the two together, ``difference`` for
         image less text.

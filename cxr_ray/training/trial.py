@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import nn
 
 from cxr_ray import __version__
@@ -154,14 +155,17 @@ def _write_folder(
     head = {name: value.detach().cpu().numpy() for name, value in model.head.named_parameters()}
     # What stands in for a modality that is missing.
     means = {name: value.mean(axis=0, dtype=np.float64) for name, value in train.features.items()}
+    kind = config.fusion.kind if len(scores.features) > 1 else "concat"
+    probes = _refit_probes(arm, scores, train) if len(scores.features) > 1 else {}
     with (folder / "features.npz").open("wb") as file:
         np.savez(
             file,
             allow_pickle=False,
-            kind=np.array(config.fusion.kind),
+            kind=np.array(kind),
             **scores.features,
             **{f"train_mean.{name}": value.astype(np.float32) for name, value in means.items()},
             **{f"head.{name}": value for name, value in head.items()},
+            **{f"probe.{name}": logits for name, logits in probes.items()},
         )
     (folder / "model").mkdir()
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -173,6 +177,27 @@ def _write_folder(
     (folder / "model" / "config.json").write_text(json.dumps(description, indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     score_folder(folder, config.evaluation)
+
+
+def _refit_probes(arm: ArmData, scores: Scores, train: Scores) -> dict[str, NDArray[np.float32]]:
+    """Fit a linear probe on each modality's features and on both; logits as `scores` lie."""
+    from cxr_ray.evaluation.probes import fit_probe
+
+    def joined(found: Scores, names: tuple[str, ...]) -> NDArray[np.float32]:
+        return np.hstack([found.features[name] for name in names])
+
+    val = (arm.part[scores.records] == "val") & arm.own[scores.records]
+    label, reference = arm.label[train.records], arm.label[scores.records][val]
+    probes = {}
+    for name, read in (
+        ("image", ("image",)),
+        ("text", ("text",)),
+        ("both", ("image", "text")),
+    ):
+        asked = joined(scores, read)
+        probe = fit_probe(joined(train, read), label, asked[val], reference, asked)
+        probes[name] = probe.logits.astype(np.float32)
+    return probes
 
 
 def _lost_lease(running: Path, attempt: str) -> Callable[[], bool]:

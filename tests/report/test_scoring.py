@@ -111,7 +111,7 @@ def test_every_way_of_taking_a_modality_away_is_scored_with_an_interval(folder, 
         assert (row["p_value"] is None) == name.endswith("missing")
         assert row["low"] <= row["high"]
     contribution = {(r["measure"], r["modality"], r["metric"]): r for r in scores["contribution"]}
-    assert len(contribution) == len(scores["contribution"]) == 3 + 10 + 6
+    assert len(contribution) == len(scores["contribution"]) == 3 + 10 + 6 + 3
     shapley = [contribution["shapley", m, "auroc"] for m in ("image", "text", "both")]
     assert abs(shapley[0]["value"] + shapley[1]["value"] - shapley[2]["value"]) < 1e-9
     assert shapley[2]["value"] == pytest.approx(auroc_rows["image_shuffled"]["intact"] - 0.5)
@@ -127,7 +127,8 @@ def test_a_folder_without_training_means_is_scored_for_all_but_what_is_missing(
     copied.mkdir()
     for name in ("predictions.parquet", "result.json"):
         (copied / name).write_bytes((folder / name).read_bytes())
-    kept = {k: v for k, v in read_features(folder).items() if not k.startswith("train_mean")}
+    later = ("train_mean.", "probe.")
+    kept = {k: v for k, v in read_features(folder).items() if not k.startswith(later)}
     np.savez(copied / "features.npz", **kept)
     found = score_folder(copied, config.evaluation)
     whole = score_folder(folder, config.evaluation)
