@@ -26,6 +26,7 @@ from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.paper_tables import paper_tables
 from cxr_ray.report.result_table import format_share
+from cxr_ray.report.shown_use import describe_use
 from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
 from cxr_ray.report.trial_folder import (
@@ -62,6 +63,11 @@ CONTRIBUTIONS = {
         "Conditional utilization rate: the share of the score that is lost when the modality's "
         "feature is replaced by its training mean, the model not fitted again; it is no measure "
         "of what a model trained without the modality would reach."
+    ),
+    "refitted_probe": (
+        "Refitted probe: the AUROC of a logistic regression fitted on the training part's features "
+        "of one modality, and of both; it says what is linearly readable in them, which the model "
+        "itself may ignore, and nothing of what this encoder has not kept."
     ),
     "variance_share": (
         "Variance share: how much of the logit's variance each modality's part makes, and twice "
@@ -219,6 +225,7 @@ def _content(
         "papers": papers.tables,
         "sensitivity": [row for row in sensitivity if row["metric"] == "auroc"],
         "further_sensitivity": [row for row in sensitivity if row["metric"] != "auroc"],
+        "uses": describe_use(sensitivity),
         "shuffles": _picture(_shuffles(tables.sensitivity, names)),
         "contribution": contribution,
         "measures": [said for name, said in CONTRIBUTIONS.items() if name in measures],

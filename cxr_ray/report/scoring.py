@@ -5,7 +5,6 @@ the wanted one is not scored again.
 """
 
 import json
-import math
 import uuid
 from pathlib import Path
 from typing import Any

@@ -19,6 +19,7 @@ from cxr_ray.report.answer import answer
 from cxr_ray.report.audit import TextAudit
 from cxr_ray.report.leaderboard import collect_tables, read_tables
 from cxr_ray.report.page import PAGE_FILE, format_chance, format_signed, rebuild_page
+from cxr_ray.report.result_table import format_share
 from cxr_ray.report.study_audit import AUDIT_TABLE, StudyAudit, TextView, write_study_audit
 from cxr_ray.report.study_tables import write_study_tables
 from cxr_ray.report.trial_folder import write_history, write_predictions
@@ -58,8 +59,12 @@ class Page(HTMLParser):
             self._line.append("")
             self._in_cell = True
         if "data-column" in attributes:
-            self._open = [self._file, self._row, attributes, ""]
+            file, row = (attributes.get(f"data-{k}", v) for k, v in self._place().items())
+            self._open = [file, row, attributes, ""]
             self.figures.append(self._open)
+
+    def _place(self):
+        return {"csv": self._file, "row": self._row}
 
     def handle_endtag(self, tag):
         if tag in ("td", "span"):
@@ -215,6 +220,22 @@ def test_every_row_of_comparisons_modality_use_and_audit_is_shown(page, study_fo
     for file in (f"{name}.csv" for name in shown_whole):
         shown = {int(place) for name, place, _, _ in page.figures if name == file}
         assert shown == set(range(len(pd.read_csv(study_folder / file))))
+
+
+def test_every_multimodal_model_has_a_sentence_on_what_its_shuffles_show(page, study_folder):
+    sensitivity = pd.read_csv(study_folder / "sensitivity.csv", dtype={"experiment_id": str})
+    text = " ".join(page.text.split())
+    assert sensitivity["experiment_id"].nunique() == 2
+    for loss in LOSSES:
+        rows = sensitivity[sensitivity["experiment_id"] == IDS["multimodal", loss]]
+        found = rows[rows["metric"] == "auroc"].set_index("perturbation")
+        drops = [format_share(found.loc[f"{m}_shuffled", "drop"]) for m in MODALITIES[1:]]
+        assert (
+            f"multimodal-full-{loss} is not shown to use the image (AUROC falls by {drops[0]} when "
+            "it is shuffled between patients, p .0100) or the text "
+            f"({drops[1]}, p "
+        ) in text
+    assert text.count("99 permutations are too few for a verdict.") == 2
 
 
 def test_the_tables_beside_the_paper_are_their_csv(page, study_folder):

@@ -1,0 +1,43 @@
+from cxr_ray.report.shown_use import describe_use
+
+
+def rows(name, repeats=499, **tests):
+    return [
+        {
+            "name": name,
+            "perturbation": f"{modality}_{how}",
+            "metric": metric,
+            "repeats": repeats,
+            "drop": drop,
+            "p_value": p_value,
+        }
+        for modality, (drop, p_value) in tests.items()
+        for how in ("shuffled", "shuffled_within_class", "missing")
+        for metric in ("f1", "auroc")
+    ]
+
+
+def said(name, **tests):
+    (one,) = describe_use(rows(name, **tests))
+    assert one.name == name
+    shown, silent = (tuple(each.modality for each in side) for side in (one.shown, one.silent))
+    return shown, silent, one.caveat
+
+
+def test_use_is_shown_by_a_small_p_and_a_drop_of_two_hundredths_together():
+    big, small, likely = (0.2, 0.002), (0.019, 0.0005), (0.3, 0.01)
+    shown, silent, caveat = said("a", image=small, text=big)
+    assert (shown, silent) == (("text",), ("image",))
+    assert "does not mean that the image tells nothing" in caveat
+    assert said("b", image=likely, text=likely)[:2] == ((), ("image", "text"))
+    assert said("c", image=big, text=big)[:2] == (("image", "text"), ())
+
+
+def test_too_few_permutations_are_said_to_be_too_few():
+    assert "99 permutations are too few" in said("a", repeats=99, image=(0.3, 0.01), text=(0, 1))[2]
+    assert "too few" not in said("a", repeats=499, image=(0.3, 0.002), text=(0, 1))[2]
+
+
+def test_every_model_has_one_entry_in_the_tables_order():
+    table = rows("b", image=(0, 1), text=(0, 1)) + rows("a", image=(0, 1), text=(0, 1))
+    assert [one.name for one in describe_use(table)] == ["b", "a"]
