@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys
+from cxr_ray.data.sources.groups import GROUP_PREFIX
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 
@@ -60,3 +61,25 @@ def read_cohort(folder: Path) -> "pd.DataFrame":
 
     text = dict.fromkeys(("record", "patient", "part", "record_id", "group"), str)
     return pd.read_csv(folder / COHORT_FILE, dtype=text, keep_default_na=False)
+
+
+def read_groups(folder: Path) -> "pd.DataFrame | None":
+    """Read the subgroups of a prepared cohort's records, or None where it has none.
+
+    Returns
+    -------
+    DataFrame of str
+        A column a way of grouping, indexed by ``record_id``.
+    """
+    import pandas as pd
+
+    path = folder / COHORT_FILE
+    if not path.exists():
+        return None
+    header = map(str, pd.read_csv(path, nrows=0))
+    names = [name for name in header if name.startswith(GROUP_PREFIX)]
+    if not names:
+        return None
+    read = ["record_id", *names]
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, usecols=read)[read]
+    return table.set_index("record_id").rename(columns=lambda name: name.removeprefix(GROUP_PREFIX))

@@ -4,6 +4,7 @@ Subgroups of one model's test set hold different patients: their figures are ind
 compared as such, not by the paired tests of `cxr_ray.evaluation.delong`.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +49,10 @@ class SubgroupFigure:
         The subgroup's name.
     n, n_positive : int
         Its records.
-    patients : int
-        All its patients.
+    patients, with_positives, with_negatives : int
+        All its patients, and those with records of each class.
     metric : str
         Of `METRICS`; sensitivity and specificity are at the given threshold.
-    rests_on : int
-        Patients that the figure rests on: those with positives for sensitivity, with negatives
-        for specificity, the fewer of both for AUROC.
     value : float
         NaN where no record counts for it.
     interval : Interval
@@ -62,21 +60,33 @@ class SubgroupFigure:
         The level that it is compared with; None where no level can be one.
     gap : Gap
         This level minus the reference.
-    too_few : bool
-        Whether either class has fewer than `FEWEST` patients: no claim then.
     """
 
     level: str
     n: int
     n_positive: int
     patients: int
+    with_positives: int
+    with_negatives: int
     metric: str
-    rests_on: int
     value: float
     interval: Interval
     reference: str | None
     gap: Gap
-    too_few: bool
+
+    @property
+    def rests_on(self) -> int:
+        """Patients that the figure rests on; the fewer of the classes' for AUROC."""
+        return {
+            "auroc": min(self.with_positives, self.with_negatives),
+            "sensitivity": self.with_positives,
+            "specificity": self.with_negatives,
+        }[self.metric]
+
+    @property
+    def too_few(self) -> bool:
+        """Whether either class has fewer than `FEWEST` patients: no claim then."""
+        return min(self.with_positives, self.with_negatives) < FEWEST
 
 
 def independent_auroc_gap(
@@ -250,7 +260,8 @@ def subgroup_figures(
     Returns
     -------
     list of SubgroupFigure
-        By level in alphabetical order, the unknown last, and by metric in the order of `METRICS`.
+        By level, bands (``<40``, ``40-59``, ``>=60``) in the order of their numbers and other names
+        in that of the alphabet, the unknown last; and by metric in the order of `METRICS`.
 
     Notes
     -----
@@ -272,10 +283,10 @@ def subgroup_figures(
     owner = np.arange(len(positive)) if groups is None else np.asarray(groups)
     parts = {
         name: _Part.of(positive[rows], scores[rows], owner[rows], threshold)
-        for name in sorted(set(levels.tolist()), key=lambda name: (name == UNKNOWN, name))
+        for name in sorted(set(levels.tolist()), key=_order)
         for rows in [levels == name]
     }
-    fit = [name for name, part in parts.items() if name != UNKNOWN and not part.too_few]
+    fit = [name for name, part in parts.items() if name != UNKNOWN and part.is_enough]
     reference = max(fit, key=lambda name: len(parts[name].positive), default=None)
     found = []
     for name, part in parts.items():
@@ -293,13 +304,13 @@ def subgroup_figures(
                     n=len(part.positive),
                     n_positive=int(part.positive.sum()),
                     patients=len(np.unique(part.owner)),
+                    with_positives=part.with_positives,
+                    with_negatives=part.with_negatives,
                     metric=metric,
-                    rests_on=part.rests_on(metric),
                     value=value,
                     interval=interval,
                     reference=reference,
                     gap=gap,
-                    too_few=part.too_few,
                 )
             )
     return found
@@ -321,18 +332,16 @@ class _Part:
         return cls(positive, score, score >= threshold, owner)
 
     @property
-    def too_few(self) -> bool:
-        return self.rests_on("auroc") < FEWEST
+    def with_positives(self) -> int:
+        return len(np.unique(self.owner[self.positive]))
 
-    def rests_on(self, metric: str) -> int:
-        with_hits, with_others = (
-            len(np.unique(self.owner[rows])) for rows in (self.positive, ~self.positive)
-        )
-        return {
-            "auroc": min(with_hits, with_others),
-            "sensitivity": with_hits,
-            "specificity": with_others,
-        }[metric]
+    @property
+    def with_negatives(self) -> int:
+        return len(np.unique(self.owner[~self.positive]))
+
+    @property
+    def is_enough(self) -> bool:
+        return min(self.with_positives, self.with_negatives) >= FEWEST
 
     def right(self, metric: str) -> tuple[BoolArray, np.ndarray]:
         """Whether each record of the metric's class is called right, and its patient."""
@@ -401,6 +410,17 @@ def _clustered(*groups: ArrayLike | None) -> str:
         each is not None and len(np.unique(np.asarray(each))) < np.size(each) for each in groups
     )
     return "_clustered" if repeated else ""
+
+
+def _order(name: str) -> tuple[bool, bool, bool, float, str]:
+    number = re.match(r"(<|>=)?(-?\d+(\.\d+)?)", name)
+    return (
+        name == UNKNOWN,
+        name.startswith(">="),
+        not name.startswith("<"),
+        float(number[2]) if number else 0.0,
+        name,
+    )
 
 
 def _no_gap(why: str) -> Gap:

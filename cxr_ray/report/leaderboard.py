@@ -12,6 +12,7 @@ from cxr_ray.errors import InputError
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_comparisons
 from cxr_ray.report.scoring import TEST_SETS, score_folder
+from cxr_ray.report.subgroups import SUBGROUPS_FILE, read_subgroups, subgroup_table
 from cxr_ray.report.trial_folder import RESULT_FILE, read_result
 
 LEADERBOARD_FILE = "leaderboard.csv"
@@ -52,6 +53,8 @@ class StudyTables:
         One row a declared comparison and metric.
     net_benefit
         One row a trial and threshold probability.
+    subgroups
+        One row a trial, subgroup of the patients and metric; empty where none are declared.
     """
 
     leaderboard: pd.DataFrame
@@ -60,9 +63,10 @@ class StudyTables:
     contribution: pd.DataFrame
     comparisons: pd.DataFrame
     net_benefit: pd.DataFrame
+    subgroups: pd.DataFrame
 
     def write(self, folder: Path) -> None:
-        """Write the six CSV files."""
+        """Write the CSV files; that of subgroups only where there are any."""
         for name, table in (
             (LEADERBOARD_FILE, self.leaderboard),
             (SUMMARY_FILE, self.summary),
@@ -72,6 +76,8 @@ class StudyTables:
             (NET_BENEFIT_FILE, self.net_benefit),
         ):
             table.to_csv(folder / name, index=False)
+        if not self.subgroups.empty:
+            self.subgroups.to_csv(folder / SUBGROUPS_FILE, index=False)
 
 
 def read_tables(folder: Path) -> StudyTables:
@@ -97,6 +103,7 @@ def read_tables(folder: Path) -> StudyTables:
         contribution=read(CONTRIBUTION_FILE),
         comparisons=read_comparisons(folder / COMPARISONS_FILE),
         net_benefit=read(NET_BENEFIT_FILE),
+        subgroups=read_subgroups(folder / SUBGROUPS_FILE),
     )
 
 
@@ -153,6 +160,7 @@ def collect_tables(
         contribution=pd.DataFrame(contribution, columns=[*_IDENTITY, *_CONTRIBUTION, *axes]),
         comparisons=compare_trials(trials, study, ended, config),
         net_benefit=pd.DataFrame(net_benefit, columns=[*_IDENTITY, *_NET_BENEFIT, *axes]),
+        subgroups=subgroup_table(trials, study),
     )
 
 

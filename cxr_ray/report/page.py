@@ -29,6 +29,7 @@ from cxr_ray.report.result_table import format_share
 from cxr_ray.report.shown_use import describe_use
 from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
+from cxr_ray.report.subgroup_section import subgroup_section
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
     RESULT_FILE,
@@ -231,6 +232,7 @@ def _content(
         "measures": [said for name, said in CONTRIBUTIONS.items() if name in measures],
         "primary": [row for row in comparisons if row["family"] == PRIMARY],
         "exploratory": [row for row in comparisons if row["family"] != PRIMARY],
+        "subgroups": subgroup_section(tables.subgroups, names),
         "trials": trials,
         "figures": TRIAL_FIGURES,
         "curves": _picture(_learning_curves(storage, kept, names)),

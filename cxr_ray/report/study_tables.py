@@ -15,6 +15,7 @@ from cxr_ray.report.comparisons import LEVEL, comparisons_table
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
 from cxr_ray.report.result_table import ResultTable, format_share
+from cxr_ray.report.subgroups import describe_gaps
 from cxr_ray.report.trial_folder import read_predictions
 from cxr_ray.storage import write_whole
 
@@ -61,6 +62,8 @@ def write_study_tables(
     for each in study["left_out"]:
         reasons.setdefault(each["reason"], []).append(each["name"])
     notes += [f"Left out, since {why}: {', '.join(arms)}." for why, arms in reasons.items()]
+    if not tables.subgroups.empty:
+        notes.append(describe_gaps(tables.subgroups, names))
     parts = [f"# {study['title']}", where, *(table.to_markdown() for table in shown), *notes]
     markdown = "\n\n".join(parts)
     write_whole(folder / TABLES_FILE, markdown + "\n")

@@ -167,6 +167,14 @@ def test_the_unknown_are_scored_and_never_compared():
     assert np.isnan(figures[-1].gap.p_value)
 
 
+def test_bands_follow_their_numbers_and_the_unknown_comes_last():
+    names = ["unknown", ">=60", "10-59", "5-9", "<5"]
+    label = np.tile([0, 1], 5 * 20)
+    score = np.random.default_rng(0).normal(size=200)
+    figures = subgroup_figures(label, score, np.repeat(names, 40), threshold=0.0)
+    assert [each.level for each in figures[::3]] == names[::-1]
+
+
 def test_a_subgroup_of_one_class_has_no_auroc():
     label = np.array([0, 1] * 20 + [0] * 20)
     level = np.repeat(["a", "b"], [40, 20])
