@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
 FLOW_FILE = "selection_flow.json"
+COHORT_COLUMNS = (
+    *("row", "record", "patient", "label", "part", "image", "report"),
+    *("label_section", "record_id", "group"),
+)
+"""What every cohort has; further columns are metadata, which no model reads."""
 EMPTY_FILE = "empty_sections.json"
 SHIFTED_DATE = "shifted_study_date"
 """The column of a study date that is shifted by another amount for each patient."""

@@ -64,7 +64,7 @@ def find_image_copies(images: NDArray[np.uint8], part: ArrayLike, record_ids: Ar
     part = np.asarray(part)
     small = shrink(images, COPY_PIXELS)
     hashed = perceptual_hash(small)
-    drawn = small.reshape(len(small), -1).std(axis=1) > 0
+    drawn = np.ptp(small.reshape(len(small), -1), axis=1) > 0
     shared = _mean_pattern(small[drawn])
     copies, candidates = np.zeros(len(part), bool), 0
     for position, later in enumerate(PARTS[1:], 1):

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_ray.config.identity import AUDIT_VERSION, digest
 from cxr_ray.data.image_pack import IMAGES_FILE, open_images
 from cxr_ray.data.masking import LABEL_PATTERN, mask_text
-from cxr_ray.data.prepared import COHORT_FILE, SHIFTED_DATE, read_cohort
+from cxr_ray.data.prepared import COHORT_COLUMNS, COHORT_FILE, SHIFTED_DATE, read_cohort
 from cxr_ray.data.reports import parse_report, view_text
+from cxr_ray.data.sources.groups import GROUP_PREFIX
 from cxr_ray.data.text_pack import REPORTS_FOLDER, read_column
-from cxr_ray.evaluation.image_leakage import COPY_PIXELS, find_image_copies
+from cxr_ray.evaluation.image_leakage import COPY_PIXELS, find_image_copies, shrink
 from cxr_ray.evaluation.leakage import Finding, find_patient_overlap, find_shortcut
 from cxr_ray.evaluation.text_leakage import (
     find_identical_texts,
@@ -41,20 +43,9 @@ if TYPE_CHECKING:
 AUDIT_FILE, AUDIT_TEXT, AUDIT_FOLDER = "audit.json", "audit.txt", "audit"
 GRADES = ("stop", "finding", "information")
 PROBED_MASKS = ("label_terms", "all_finding_terms")
+BLOCK = 512
 HEADERS_READ = 1000
 """At most this many image files are opened for their size and kind."""
-_COHORT_COLUMNS = {
-    "row",
-    "record",
-    "patient",
-    "label",
-    "part",
-    "image",
-    "report",
-    "label_section",
-    "record_id",
-    "group",
-}
 _NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -197,8 +188,8 @@ def _check_records(
 ) -> tuple[Finding, ...]:
     findings = [find_patient_overlap(cohort["group"], cohort["part"], cohort["record_id"])]
     if (pack := _image_pack(folder)) is not None:
-        images = open_images(pack)[cohort["row"].to_numpy()]
-        findings.append(find_image_copies(images, cohort["part"], cohort["record_id"]))
+        small = _small_images(pack, cohort["row"].to_numpy())
+        findings.append(find_image_copies(small, cohort["part"], cohort["record_id"]))
     findings += _check_columns(cohort)
     if source is not None and not {"image_width", "image_height"} <= set(cohort.columns):
         findings += _check_image_files(cohort, source)
@@ -248,12 +239,12 @@ def _check_columns(cohort: "pd.DataFrame") -> list[Finding]:
         if 0 < sum(gone) < len(gone):
             columns[name] = list(gone)
     for name in cohort.columns:
-        if name not in _COHORT_COLUMNS:
+        if name not in COHORT_COLUMNS:
             columns[name] = cohort[name].tolist()
     return [
         _judge_column(
             find_shortcut(
-                name.replace("_", " "),
+                name.removeprefix(GROUP_PREFIX).replace("_", " "),
                 values,
                 cohort["label"],
                 cohort["part"],
@@ -313,6 +304,13 @@ def _header(source: "Source", reference: str) -> tuple[int, int, str] | None:
             return (*image.size, f"{image.format} {image.mode}")
     except _NO_IMAGE:
         return None
+
+
+def _small_images(pack: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Shrink a pack's images block by block, so that they never lie in memory whole."""
+    images = open_images(pack)
+    blocks = (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
+    return np.concatenate([shrink(images[block], COPY_PIXELS) for block in blocks])
 
 
 def _image_pack(folder: Path) -> Path | None:

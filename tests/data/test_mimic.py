@@ -158,6 +158,25 @@ def test_view_and_orientation_can_be_switched_off(mimic_tables, tmp_path):
     assert len(cohort.frame) == 21
 
 
+def test_size_and_date_are_kept_for_the_audit_and_the_view_where_no_rule_fixes_it(
+    mimic_tables, tmp_path
+):
+    mimic_tables.add_background(20)
+    mimic_tables.add(1, 2, positive=True, ViewPosition="AP", Rows=2022, StudyDate=21990101)
+    for row in mimic_tables.metadata:
+        del row["Columns"]
+    folder = mimic_tables.write(tmp_path)
+    kept = select(folder).frame
+    assert {"image_height", "shifted_study_date"} <= set(kept.columns)
+    assert not {"view", "image_width"} & set(kept.columns)
+    (row,) = select(folder, cohort={"view": None}).frame.query("record == '2'").to_dict("records")
+    assert (row["view"], row["image_height"], row["shifted_study_date"]) == (
+        "AP",
+        2022,
+        "21990101",
+    )
+
+
 def test_the_official_split_is_taken_over_and_unlisted_images_dropped(mimic_tables, tmp_path):
     mimic_tables.add_background(20)
     names = ["train"] * 10 + ["validate"] * 4 + ["test"] * 5

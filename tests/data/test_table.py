@@ -169,6 +169,17 @@ def test_columns_with_names_that_the_cohort_uses_itself_are_only_columns(tmp_pat
     assert (flow[-1].positive, flow[-1].negative) == (6, 6)
 
 
+def test_declared_metadata_is_kept_with_its_name_and_changes_the_fingerprint(tmp_path):
+    file = write(tmp_path, rows(12))
+    before = open_source(f"table:{file}", configured(), Path("unused")).fingerprint()
+    assert "day" not in select(file).frame
+    file = write(tmp_path, rows(12), metadata=["view", "day"])
+    frame = select(file).frame
+    assert set(frame["view"]) == {"PA"}
+    assert sorted(frame["day"], key=int) == [str(number) for number in range(12)]
+    assert open_source(f"table:{file}", configured(), Path("unused")).fingerprint() != before
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -184,6 +195,8 @@ def test_columns_with_names_that_the_cohort_uses_itself_are_only_columns(tmp_pat
         ({"csv": "other.csv"}, "other.csv is not in"),
         ({"root": "nowhere"}, "root: .*nowhere does not exist"),
         ({"per_patient": "first"}, "earliest, drop_repeated, all"),
+        ({"metadata": ["label"]}, "metadata: 'label' is the name of a cohort's own column"),
+        ({"metadata": ["weather"]}, "column 'weather' is missing"),
         ({"id": "finding"}, "ids in column .finding. are blank or occur before"),
     ],
 )

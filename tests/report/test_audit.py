@@ -12,7 +12,7 @@ from PIL import Image
 from prepared_phantom import PreparedPhantom, tiny_config
 
 from cxr_ray.data.image_pack import open_images
-from cxr_ray.data.prepared import COHORT_FILE, read_cohort
+from cxr_ray.data.prepared import COHORT_FILE, SHIFTED_DATE, read_cohort
 from cxr_ray.report.audit import AUDIT_FILE, audit_cohort, write_audit
 from cxr_ray.storage import Storage
 
@@ -65,7 +65,7 @@ def test_a_plain_phantom_raises_no_alarm(plain):
         "label_source",
         "shortcut:image width",
         "shortcut:image height",
-        "shortcut:image file kind",
+        "shortcut:shifted study date",
     }
     assert _found(plain)["label_source"].value == 1
 
@@ -115,10 +115,11 @@ def test_planted_leaks_of_every_kind_are_found(own_copy):
     assert found["text_probe"].value >= 0.95
 
 
-def test_the_kind_of_the_image_files_can_be_a_shortcut(phantom):
-    config = tiny_config()
-    folder = _folder(phantom, config)
-    cohort = read_cohort(folder)
+def test_the_kind_of_the_image_files_can_be_a_shortcut(own_copy):
+    folder = _folder(own_copy, tiny_config())
+    # A source whose tables do not say how large the images are.
+    cohort = read_cohort(folder).drop(columns=["image_width", "image_height"])
+    (folder / COHORT_FILE).write_text(cohort.to_csv(index=False))
     positive = set(cohort.loc[cohort["label"] == 1, "image"])
 
     class TwoHospitals:
@@ -136,6 +137,22 @@ def test_the_kind_of_the_image_files_can_be_a_shortcut(phantom):
     assert found["shortcut:image file kind"].grade == "finding"
     assert found["shortcut:image height"].grade == "information"
     assert found["shortcut:image width"].n == len(cohort) - 1
+
+
+def test_what_the_sources_table_says_of_an_image_can_be_a_shortcut(own_copy):
+    folder = _folder(own_copy, tiny_config())
+    cohort = read_cohort(folder)
+    later = np.where(cohort["label"] == 1, 1, 0)
+    cohort["view"] = np.where(later, "AP", "PA")
+    cohort["image_width"] = 2544 + 512 * later
+    cohort[SHIFTED_DATE] = 21800506 + later
+    (folder / COHORT_FILE).write_text(cohort.to_csv(index=False))
+    found = _found(audit_cohort(folder))
+    assert found["shortcut:view"].grade == "finding"
+    assert found["shortcut:image width"].grade == "finding"
+    date = found["shortcut:shifted study date"]
+    assert (date.grade, date.value) == ("information", 1.0)
+    assert "between patients this proves nothing" in date.sentence
 
 
 def test_the_files_hold_every_finding_and_no_patient_text_or_path(phantom, plain, tmp_path):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.prepared import SHIFTED_DATE
 from cxr_ray.data.sources.demographics import (
     Demographics,
     Table,
@@ -45,6 +46,13 @@ ORIENTATION = "PatientOrientationCodeSequence_CodeMeaning"
 PROCEDURES = ("PerformedProcedureStepDescription", "ProcedureCodeSequence_CodeMeaning")
 PORTABLE = re.compile(r"\bPORT(ABLE)?\b", re.IGNORECASE)
 KEYS = ("subject_id", "study_id")
+# What the leakage audit holds against the label: size before any resizing, date, and view.
+AUDITED = {
+    "Columns": "image_width",
+    "Rows": "image_height",
+    "StudyDate": SHIFTED_DATE,
+    "ViewPosition": "view",
+}
 OFFICIAL = {"train": "train", "validate": "val", "test": "test"}
 
 
@@ -110,13 +118,16 @@ class MimicSource:
         -------
         frame : pandas.DataFrame
             ``record`` (the study), ``patient``, ``label``, ``image``, ``report``, ``part``
-            with the official split, and ``group_<name>`` with demographics.
+            with the official split, ``group_<name>`` with demographics, and what the metadata
+            table has of `AUDITED`.
         flow : list of FlowStep
         """
         rules = config.cohort
         with ThreadPoolExecutor(2) as pool:
             reading = pool.submit(self._labels, rules)
-            metadata = self._read("metadata", _metadata_columns(rules))
+            name, raw = self._table("metadata")
+            columns = _audited_columns(table_header(name, raw)) | _metadata_columns(rules)
+            metadata = read_table(name, raw, columns)
             labels = reading.result()
         selection = Selection(metadata, "images", "all images of the metadata table")
         _select_images(selection, rules)
@@ -125,6 +136,8 @@ class MimicSource:
         _per_patient(selection, rules.per_patient or "earliest")
         if config.data.split.kind == "official":
             self._official_parts(selection)
+        if rules.view is not None:
+            selection.frame = selection.frame.drop(columns="ViewPosition")
         return self._with_groups(_records(selection.frame), selection), selection.steps
 
     def present(self, modality: str, references: Sequence[str | None]) -> np.ndarray:
@@ -257,6 +270,11 @@ def _metadata_columns(rules: CohortConfig) -> dict[str, str]:
     return columns
 
 
+def _audited_columns(header: Sequence[str]) -> dict[str, str]:
+    kinds = {"Rows": NUMBER, "Columns": NUMBER, "StudyDate": TEXT, "ViewPosition": CATEGORY}
+    return {column: kind for column, kind in kinds.items() if column in header}
+
+
 def _select_images(selection: Selection, rules: CohortConfig) -> None:
     """Apply the rules on one image's own row."""
     if rules.view is not None:
@@ -364,6 +382,9 @@ def _records(frame: pd.DataFrame) -> pd.DataFrame:
     }
     if "part" in frame:
         kept["part"] = frame["part"].to_numpy(object)
+    kept |= {
+        ours: frame[column].to_numpy(object) for column, ours in AUDITED.items() if column in frame
+    }
     return pd.DataFrame(kept)
 
 

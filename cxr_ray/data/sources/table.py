@@ -135,6 +135,7 @@ class TableSource:
                 "image": pd.Series(frame[":image"].to_numpy(object), dtype=object),
                 "report": pd.Series(report, dtype=object),
                 **{name: column.to_numpy(object) for name, column in levels.items()},
+                **{name: frame[CSV + name].to_numpy(object) for name in self.recipe.metadata},
             }
         )
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import yaml
 
+from cxr_ray.data.prepared import COHORT_COLUMNS
 from cxr_ray.errors import InputError
 
 KEYS = (
     *("csv", "root", "name", "id", "patient", "image", "image_root", "text", "label", "where"),
-    *("require", "per_patient", "order", "delimiter", "groups"),
+    *("require", "per_patient", "order", "delimiter", "groups", "metadata"),
 )
 LABEL_KEYS = ("column", "positive", "negative", "separator")
 PER_PATIENT = ("earliest", "drop_repeated", "all")
 PLACES = ("csv", "image_root", "name", "delimiter")
+LATER_KEYS = ("groups", "metadata")
 GROUP_KEYS = ("column", "edges")
 
 
@@ -63,6 +65,8 @@ class TableRecipe:
         Each a rule of its own.
     groups : tuple of GroupColumn
         By which figures are also given.
+    metadata : tuple of str
+        Columns that no model reads: the leakage audit holds them against the label.
     """
 
     csv: str
@@ -82,6 +86,7 @@ class TableRecipe:
     order: str | None = None
     delimiter: str = ","
     groups: tuple[GroupColumn, ...] = ()
+    metadata: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -92,16 +97,15 @@ class TableRecipe:
     def columns(self) -> tuple[str, ...]:
         """Every column that is read, once."""
         named = (self.identifier, self.patient, self.image, self.label_column, self.order)
-        wanted = [*named, *(c for _, c in self.text), *(c for c, _ in self.where)]
+        wanted = [*named, *(c for _, c in self.text), *(c for c, _ in self.where), *self.metadata]
         wanted += [group.column for group in self.groups]
         return tuple(dict.fromkeys(column for column in wanted if column is not None))
 
     def meaning(self) -> dict[str, Any]:
         """Give all but names and places: what enters the fingerprint."""
         meaning = {key: value for key, value in asdict(self).items() if key not in PLACES}
-        if not self.groups:  # as before there were any: the keys of such tables stay
-            del meaning["groups"]
-        return meaning
+        # As before there were any: the keys of tables without them stay.
+        return {key: value for key, value in meaning.items() if value or key not in LATER_KEYS}
 
 
 def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
@@ -149,6 +153,7 @@ def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
         order=reader.optional("order", given),
         delimiter=reader.optional("delimiter", given) or ",",
         groups=_groups(reader, given.get("groups")),
+        metadata=_metadata(reader, given.get("metadata")),
     )
     if not recipe.modalities:
         raise InputError(f"{file.name}: neither image nor text names a column")
@@ -207,6 +212,17 @@ def _edges(reader: _Reader, key: str, given: Any) -> tuple[float, ...]:
     if not numbers or any(high <= low for low, high in pairwise(numbers)):
         raise InputError(f"{reader.file}: {key}: {numbers} are not numbers that rise")
     return tuple(float(number) for number in numbers)
+
+
+def _metadata(reader: _Reader, given: Any) -> tuple[str, ...]:
+    columns = () if given is None else reader.values("metadata", given)
+    for column in columns:
+        if column in COHORT_COLUMNS or column.startswith("group_"):
+            raise InputError(
+                f"{reader.file}: metadata: {column!r} is the name of a cohort's own column; "
+                "rename the table's"
+            )
+    return columns
 
 
 def _require(reader: _Reader, given: Any) -> tuple[str, ...] | None:
