@@ -101,7 +101,11 @@ def main(options: argparse.Namespace) -> int:
     print(outcome.text)
     if outcome.interrupted:
         print(f"{outcome.interrupted} trials were interrupted; the same command continues them")
-    names = {member["experiment_id"]: member["name"] for member in outcome.study.record["members"]}
+    names = {
+        trial["experiment_id"]: trial["name"]
+        for member in outcome.study.record["members"]
+        for trial in (member, *member.get("fits", ()))
+    }
     for identity, reason in outcome.failed.items():
         print(f"failed: {names[identity]}: {reason}")
     print(f"tables: {outcome.study.folder}")

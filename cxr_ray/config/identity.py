@@ -76,15 +76,29 @@ def cohort_key(
     )
 
 
+def fit_recipe(config: ExperimentConfig) -> dict[str, Any]:
+    """Say which fit of a cross-validation this is; empty for any other split.
+
+    Neither it nor the cohort holds the number of repeats: more of them leave the others as they
+    are.
+    """
+    split = config.data.split
+    return {"repeat": split.repeat, "fold": split.fold} if split.kind == "kfold" else {}
+
+
 def image_pack_key(cohort: str, image: ImageConfig) -> str:
     """Key of the decoded images of a cohort at one size."""
     return digest({"cohort": cohort, "size": image.size})
 
 
-def tokenizer_key(cohort: str, text: TextConfig) -> str | None:
-    """Key of the tokenizer, or None where the named local folder is absent."""
+def tokenizer_key(cohort: str, config: ExperimentConfig) -> str | None:
+    """Key of the tokenizer, or None where the named local folder is absent.
+
+    One that is trained here reads the training part, which differs between fits.
+    """
+    text = config.text
     if text.encoder == "scratch":
-        return digest({"cohort": cohort, "wordpiece": text.vocabulary})
+        return digest({"cohort": cohort, "wordpiece": text.vocabulary, **fit_recipe(config)})
     files = fingerprint_weights(text.encoder, _TOKENIZER_FILES, needed=_TOKENIZER_FILES)
     return None if files is None else digest({"files": files})
 
@@ -105,7 +119,7 @@ def text_pack_key(tokenizer: str, cohort: str, text: TextConfig) -> str:
 def data_keys(cohort: str, config: ExperimentConfig) -> DataKeys:
     """Keys of what this experiment reads; a modality that it does not read has none."""
     reads = config.fusion.modalities
-    tokenizer = tokenizer_key(cohort, config.text) if "text" in reads else None
+    tokenizer = tokenizer_key(cohort, config) if "text" in reads else None
     return DataKeys(
         cohort=cohort,
         image=image_pack_key(cohort, config.image) if "image" in reads else None,
@@ -139,7 +153,11 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
     """
     reads = config.fusion.modalities
     recipe: dict[str, Any] = {
-        "data": {**_split(config), "majority_share": config.data.majority_share},
+        "data": {
+            **_split(config),
+            **fit_recipe(config),
+            "majority_share": config.data.majority_share,
+        },
         "fusion": {"modalities": sorted(reads)},
         "loss": config.loss.model_dump(mode="json", include=_LOSS_FIELDS[config.loss.kind]),
         "train": config.train.model_dump(mode="json"),
@@ -204,9 +222,11 @@ def fingerprint_weights(
 
 
 def _split(config: ExperimentConfig) -> dict[str, Any]:
-    if config.data.split.kind == "official":
+    split = config.data.split
+    if split.kind == "official":
         return {"kind": "official"}
-    return {"seed": config.data.seed, **config.data.split.model_dump(mode="json")}
+    reads = {"kind", "shares"} | ({"folds"} if split.kind == "kfold" else set())
+    return {"seed": config.data.seed, **split.model_dump(mode="json", include=reads)}
 
 
 def _sha256(path: Path) -> str:

@@ -18,6 +18,8 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
 
 PROFILES = ("demo", "tiny", "paper")
+# Which fit of a cross-validation an experiment is: the sweep says it.
+PLANNED = ("data.split.repeat", "data.split.fold")
 # pydantic's own sentences for these speak of what it does inside.
 _PLAINER = {
     "finite_number": "should be a finite number",
@@ -145,6 +147,8 @@ def resolve(layers: Sequence[Layer]) -> ExperimentConfig:
     config = ExperimentConfig()
     for layer in layers:
         for name, value in layer.values.items():
+            if value is None and name in PLANNED:
+                continue
             _check_name(name, layer.origin)
             section, _, rest = name.partition(".")
             _put(tree.setdefault(section, {}), rest, value)
@@ -167,7 +171,7 @@ def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> 
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             names += field_names(kind, f"{prefix}{name}.")
-        else:
+        elif f"{prefix}{name}" not in PLANNED:
             names.append(f"{prefix}{name}")
     return names
 
@@ -181,6 +185,11 @@ def _check_name(name: str, origin: str) -> None:
     known = field_names()
     if name in known:
         return
+    if name in PLANNED:
+        raise InputError(
+            f"{name} (from {origin}) is set by the sweep, for each fit of a cross-validation; give "
+            "data.split.folds and data.split.repeats"
+        )
     inside = [field for field in known if field.startswith(f"{name}.")]
     if inside:
         raise InputError(

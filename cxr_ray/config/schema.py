@@ -59,10 +59,19 @@ class Section(BaseModel):
 
 
 class SplitConfig(Section):
-    """How patients are divided into train, validation and test."""
+    """How patients are divided into train, validation and test.
 
-    kind: Literal["holdout", "official"] = "holdout"
+    ``kfold`` tests every patient once in each of ``repeats`` divisions into ``folds``; of
+    ``shares`` it reads how validation relates to training. ``repeat`` and ``fold``, counted from
+    1, say which of the fits an experiment is: the sweep sets them, nobody else.
+    """
+
+    kind: Literal["holdout", "official", "kfold"] = "holdout"
     shares: Annotated[tuple[Share, Share, Share], BeforeValidator(_one_or_many)] = (0.7, 0.1, 0.2)
+    folds: Annotated[int, Field(ge=3)] = 5
+    repeats: PositiveInt = 3
+    repeat: PositiveInt | None = None
+    fold: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> "SplitConfig":
@@ -71,6 +80,17 @@ class SplitConfig(Section):
                 f"the shares {list(self.shares)} add up to {sum(self.shares):g}, not 1"
             )
         return self
+
+    @property
+    def fits(self) -> tuple["SplitConfig", ...]:
+        """The splits that are trained on: itself, or a `kfold` at every repeat and fold."""
+        if self.kind != "kfold":
+            return (self,)
+        return tuple(
+            self.model_copy(update={"repeat": repeat, "fold": fold})
+            for repeat in range(1, self.repeats + 1)
+            for fold in range(1, self.folds + 1)
+        )
 
 
 class DataConfig(Section):
@@ -266,6 +286,16 @@ class ExperimentConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
+
+    @property
+    def fits(self) -> tuple["ExperimentConfig", ...]:
+        """The experiments that are trained for this one: itself, or a fit for every fold."""
+        if self.data.split.kind != "kfold":
+            return (self,)
+        return tuple(
+            self.model_copy(update={"data": self.data.model_copy(update={"split": split})})
+            for split in self.data.split.fits
+        )
 
     @property
     def modality(self) -> str:

@@ -9,7 +9,7 @@ from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.image_pack import open_images
 from cxr_ray.data.prepared import read_cohort
-from cxr_ray.data.split import own_members
+from cxr_ray.data.split import own_members, read_parts
 from cxr_ray.data.text_pack import TextPack, open_text
 from cxr_ray.storage import Storage
 
@@ -61,7 +61,7 @@ def open_arm(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> ArmD
     folder = storage.prepared / keys.cohort
     cohort = read_cohort(folder)
     label = cohort["label"].to_numpy(dtype=np.int8)
-    part = cohort["part"].to_numpy(dtype=str)
+    part = read_parts(cohort, config.data)
     return ArmData(
         record_id=cohort["record_id"].to_numpy(dtype=str),
         group=cohort["group"].to_numpy(dtype=str),

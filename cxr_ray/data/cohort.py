@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_ray.data.split import assign_parts
+from cxr_ray.data.split import assign_fit_parts, assign_parts, check_folds
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -144,6 +144,9 @@ def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool
     frame["part"] = _parts(frame, source, config)
     if check_files:
         _check_classes(frame, source)
+        if config.data.split.kind == "kfold":
+            patient, label = frame["patient"].to_numpy(object), frame["label"].to_numpy()
+            check_folds(patient, label, config.data.split.folds)
     extra = [name for name in frame.columns if name not in COLUMNS]
     frame = frame[[*COLUMNS, *extra]].astype({"label": np.int8})
     return Cohort(frame, flow, source.modalities, required)
@@ -198,9 +201,12 @@ def _check_records(frame: pd.DataFrame, source: Source, flow: tuple[FlowStep, ..
 
 def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.ndarray:
     patient = frame["patient"].to_numpy(object)
-    if config.data.split.kind != "official":
-        label = frame["label"].to_numpy()
+    label = frame["label"].to_numpy()
+    if config.data.split.kind == "holdout":
         return assign_parts(patient, label, config.data.split.shares, config.data.seed)
+    if config.data.split.kind == "kfold":
+        # A cohort's own parts are those of the first fit; each fit assigns its own.
+        return assign_fit_parts(patient, label, config.fits[0].data)
     if "part" not in frame:
         raise InputError(f"data.split.kind: {source.name} has no official split; use holdout")
     crossing = frame.groupby("patient")["part"].nunique()

@@ -21,7 +21,15 @@ from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data import image_pack, text_pack
 from cxr_ray.data.fan_out import FanOut
-from cxr_ray.data.prepared import COHORT_FILE, EMPTY_FILE, FLOW_FILE, MANIFEST, read_cohort
+from cxr_ray.data.prepared import (
+    COHORT_FILE,
+    EMPTY_FILE,
+    FLOW_FILE,
+    MANIFEST,
+    count_parts,
+    read_cohort,
+)
+from cxr_ray.data.split import read_parts
 from cxr_ray.data.tokenization import check_pretrained, train_wordpiece
 from cxr_ray.errors import InputError
 from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
@@ -158,19 +166,16 @@ def _write_cohort(
 ) -> None:
     folder = storage.prepared / keys.cohort
     salt = storage.salt()
+    split = config.data.split
+    if split.kind == "kfold":
+        # Fits divide the records that are left, and find them again without this file's parts.
+        kept = kept.assign(part=read_parts(kept, config.fits[0].data))
     kept = kept.assign(
         record_id=[_name(salt, record) for record in kept["record"]],
         group=[_name(salt, patient) for patient in kept["patient"]],
     )
     write_whole(folder / COHORT_FILE, kept.to_csv(index=False))
     write_whole(folder / FLOW_FILE, json.dumps([asdict(step) for step in flow], indent=1))
-    counts = {
-        part: {
-            "n": int((kept["part"] == part).sum()),
-            "n_positive": int(kept.loc[kept["part"] == part, "label"].sum()),
-        }
-        for part in ("train", "val", "test")
-    }
     manifest = {
         "prepare_version": PREPARE_VERSION,
         "source": source.kind,
@@ -181,7 +186,7 @@ def _write_cohort(
         "records": len(kept),
         "patients": int(kept["patient"].nunique()),
         "positive": int(kept["label"].sum()),
-        "parts": counts,
+        **count_parts(kept, config.data),
         "faults": [
             {"record_id": _name(salt, frame.loc[row, "record"]), "reason": reason}
             for row, reason in sorted(faults.items())
@@ -316,8 +321,9 @@ def _tokenize(
         if not tokenizer.is_dir():
             progress("training the tokenizer", 0, 1)
             cohort = read_cohort(folder)
+            part = read_parts(cohort, config.data)
             texts = text_pack.read_column(reports, "text")
-            training = [texts[row] or "" for row in cohort.loc[cohort["part"] == "train", "row"]]
+            training = [texts[row] or "" for row in cohort.loc[part == "train", "row"]]
             aside = folder / f"tokenizer-{keys.tokenizer}.partial"
             train_wordpiece(training, config.text.vocabulary, aside)
             move_whole(aside, tokenizer)

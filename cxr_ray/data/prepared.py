@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys
+from cxr_ray.config.schema import DataConfig
 from cxr_ray.data.sources.groups import GROUP_PREFIX
+from cxr_ray.data.split import assign_folds
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 MANIFEST = "manifest.json"
@@ -57,6 +60,29 @@ def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
     """Read how many records of each class have no text in a prepared view."""
     folder = storage.prepared / keys.cohort / f"text-{keys.text}"
     counts: dict[str, int] = json.loads((folder / EMPTY_FILE).read_text())
+    return counts
+
+
+def count_parts(cohort: "pd.DataFrame", data: DataConfig) -> dict[str, Any]:
+    """Count records and positives of each part; of a cross-validation also of each fold.
+
+    Returns
+    -------
+    ``parts`` by name, those of the first fit where there are several; ``folds`` of the first
+    repeat, in order.
+    """
+
+    def count(chosen: "np.ndarray") -> dict[str, int]:
+        return {"n": int(chosen.sum()), "n_positive": int(cohort.loc[chosen, "label"].sum())}
+
+    part = cohort["part"].to_numpy()
+    counts: dict[str, Any] = {
+        "parts": {name: count(part == name) for name in ("train", "val", "test")}
+    }
+    if data.split.kind == "kfold":
+        patient, label = cohort["patient"].to_numpy(object), cohort["label"].to_numpy()
+        fold = assign_folds(patient, label, data.split.folds, 1, data.seed)
+        counts["folds"] = [count(fold == each) for each in range(1, data.split.folds + 1)]
     return counts
 
 

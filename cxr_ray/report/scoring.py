@@ -6,6 +6,7 @@ the wanted one is not scored again.
 
 import json
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,24 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
     # Studies that share a trial may score it by recipes of their own.
     path = folder / f"scores-{digest(recipe)}.json"
+    result = read_result(folder)
+    if "fits" in result:
+        from cxr_ray.report.cross_validation import draw_fold_figures, score_cross_validation
     if not (folder / FIGURES_FOLDER).is_dir():
-        draw_figures(folder, read_predictions(folder))
+        if "fits" in result:
+            draw_fold_figures(folder)
+        else:
+            draw_figures(folder, read_predictions(folder))
     if path.exists():
         scores: dict[str, Any] = json.loads(path.read_text())
         return scores
-    predictions = read_predictions(folder)
     # Every draw derives from the experiment, so that scoring again gives the same figures.
-    identity = int(read_result(folder)["experiment_id"], 16)
+    identity = int(result["experiment_id"], 16)
+    if "fits" in result:
+        scores = {"recipe": recipe, **score_cross_validation(folder, config, identity)}
+        write_whole(path, json.dumps(scores, indent=1))
+        return scores
+    predictions = read_predictions(folder)
     rows = predictions.rows("test", "full")
     tested = ScoredRecords(
         np.flatnonzero(rows), predictions.label[rows], predictions.patients(rows)
@@ -69,25 +80,52 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     return scores
 
 
+Labelled = tuple[NDArray[np.int8], NDArray[np.float64]]
+"""Labels and scores of the same records."""
+
+
 def draw_figures(folder: Path, predictions: Predictions) -> None:
     """Draw ROC, precision-recall, reliability and confusion of the test part as PNG files."""
-    from cxr_ray.evaluation import figures
-
     curves = {"full test set": predictions.rows("test", "full")}
     if not predictions.in_own.all():
         curves["own test set"] = predictions.rows("test", "own")
-    logits = {name: (predictions.label[r], predictions.logit[r]) for name, r in curves.items()}
     chances = {
         name: (predictions.label[r], predictions.probability[r]) for name, r in curves.items()
     }
-    rows = predictions.rows("test", "full")
+    draw_curves(
+        folder,
+        ranked={name: (predictions.label[r], predictions.logit[r]) for name, r in curves.items()},
+        calibrated=chances,
+        called=chances["full test set"],
+    )
+
+
+def draw_curves(
+    folder: Path,
+    ranked: Mapping[str, Labelled],
+    calibrated: Mapping[str, Labelled],
+    called: Labelled,
+) -> None:
+    """Write a folder's pictures.
+
+    Parameters
+    ----------
+    folder
+        A trial's folder.
+    ranked
+        Logits behind each ROC and precision-recall curve, by its name.
+    calibrated
+        Probabilities behind each reliability curve.
+    called
+        Probabilities of the confusion matrix.
+    """
+    from cxr_ray.evaluation import figures
+
     drawn = {
-        "roc": figures.roc_figure(logits),
-        "precision_recall": figures.precision_recall_figure(logits),
-        "reliability": figures.reliability_figure(chances),
-        "confusion": figures.confusion_figure(
-            predictions.label[rows], predictions.probability[rows]
-        ),
+        "roc": figures.roc_figure(ranked),
+        "precision_recall": figures.precision_recall_figure(ranked),
+        "reliability": figures.reliability_figure(calibrated),
+        "confusion": figures.confusion_figure(*called),
     }
     aside = folder / f".{FIGURES_FOLDER}.{uuid.uuid4().hex}"
     aside.mkdir()

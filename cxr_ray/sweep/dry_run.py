@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, is_prepared, read_manifest
+from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, count_parts, is_prepared, read_manifest
 from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.detectable import count_tested, describe_power
 from cxr_ray.storage import Storage
@@ -42,13 +42,30 @@ def describe_plan(options: SweepOptions) -> str:
         manifest, flow = counted[cohort]
         lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
         lines.append(describe_power(*count_tested(manifest, split), family, split))
-    width = max(len(member.name) for member in plan.selected)
-    lines += ["", f"{len(plan.selected)} experiments"]
-    for member in plan.selected:
-        lines.append(f"  {member.name:{width}}  {member.id or PENDING}  {_state(storage, member)}")
+    lines += ["", *_experiments(storage, plan)]
     lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
     lines += ["", _resources(options), _disk(plan, counted), "time: not measured"]
     return "\n".join(lines)
+
+
+def _experiments(storage: Storage, plan: Plan) -> list[str]:
+    """List the experiments with id and state, the fits of a cross-validation in one line."""
+    models: dict[str, list[Member]] = {}
+    for member in plan.selected:
+        models.setdefault(member.experiment.model_name, []).append(member)
+    width = max(len(name) for name in models)
+    fits = "" if len(models) == len(plan.selected) else f", {len(plan.selected)} fits"
+    lines = [f"{len(models)} experiments{fits}"]
+    for name, members in models.items():
+        if members[0].experiment.fit is None:
+            said = f"{members[0].id or PENDING}  {_state(storage, members[0])}"
+        else:
+            states = [_state(storage, member) for member in members]
+            counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+            split = members[0].config.data.split
+            said = f"{split.repeats} x {split.folds} folds: {', '.join(counts)}"
+        lines.append(f"  {name:{width}}  {said}")
+    return lines
 
 
 def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -57,22 +74,15 @@ def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[
     if (folder / MANIFEST).exists():
         manifest = read_manifest(storage, member.keys.cohort)
         return manifest, json.loads((folder / FLOW_FILE).read_text())
-    from cxr_ray.data.cohort import PARTS, select_cohort
+    from cxr_ray.data.cohort import select_cohort
 
     cohort = select_cohort(member.source, member.config, check_files=False)
     label = cohort.frame["label"]
-    parts = {
-        part: {
-            "n": int((cohort.frame["part"] == part).sum()),
-            "n_positive": int(label[cohort.frame["part"] == part].sum()),
-        }
-        for part in PARTS
-    }
     manifest = {
         "source": member.source.kind,
         "records": len(label),
         "positive": int(label.sum()),
-        "parts": parts,
+        **count_parts(cohort.frame, member.config.data),
     }
     return manifest, [asdict(step) for step in cohort.flow]
 

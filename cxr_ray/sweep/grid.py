@@ -88,10 +88,21 @@ class Experiment:
         return {axis: level for axis, level in self.levels.items() if axis not in _FIRST_AXES}
 
     @property
-    def name(self) -> str:
-        """``<modality>-<dataset>-<loss>[-further levels][-seedN]``."""
+    def model_name(self) -> str:
+        """``<modality>-<dataset>-<loss>[-further levels][-seedN]``, the same for all its fits."""
         parts = [self.modality, self.dataset, self.loss, *self.further_levels.values()]
         return "-".join([*parts, f"seed{self.seed}"] if self.seed else parts)
+
+    @property
+    def fit(self) -> str | None:
+        """Which fit of a cross-validation this is, ``r1f3`` for example."""
+        split = self.config.data.split
+        return f"r{split.repeat}f{split.fold}" if split.kind == "kfold" else None
+
+    @property
+    def name(self) -> str:
+        """The model's name, and ``-r1f3`` for the fit of the first repeat's third fold."""
+        return self.model_name if self.fit is None else f"{self.model_name}-{self.fit}"
 
 
 def find_grid(name: str, folder: Path) -> Path:
@@ -165,7 +176,7 @@ def load_grid(path: Path) -> Grid:
 def expand(
     grid: Grid, profile: Layer, overrides: Layer, *, only: Sequence[str] = (), seeds: int = 1
 ) -> list[Experiment]:
-    """Multiply the axes out, seeds innermost.
+    """Multiply the axes out, seeds and the fits of a cross-validation innermost.
 
     Parameters
     ----------
@@ -207,7 +218,7 @@ def expand(
         for offset in range(seeds):
             train = config.train.model_copy(update={"seed": config.train.seed + offset})
             seeded = config.model_copy(update={"train": train})
-            experiments.append(Experiment(seeded, levels, selected))
+            experiments += [Experiment(fit, levels, selected) for fit in seeded.fits]
     return experiments
 
 

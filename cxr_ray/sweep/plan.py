@@ -122,10 +122,10 @@ def make_plan(
             if identity in seen:
                 reason = f"it is the same experiment as {seen[identity]}"
         if reason is not None:
-            left_out.append(LeftOut(experiment.name, reason, experiment.levels))
+            left_out.append(LeftOut(experiment.model_name, reason, experiment.levels))
             continue
         if identity is not None:
-            seen[identity] = experiment.name
+            seen[identity] = experiment.model_name
         members.append(Member(experiment, source, keys, identity))
     if not any(member.experiment.selected for member in members):
         reasons = sorted({each.reason for each in left_out})
@@ -133,7 +133,7 @@ def make_plan(
             f"--data {data} can feed no experiment that is asked for: {'; '.join(reasons)}"
         )
     fingerprints = sorted({source.fingerprint() for source in sources.values()})
-    return Plan(tuple(members), tuple(left_out), digest(fingerprints), members[0].source.name)
+    return Plan(tuple(members), _once(left_out), digest(fingerprints), members[0].source.name)
 
 
 def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> Plan:
@@ -152,10 +152,15 @@ def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> P
         if reason is None:
             kept.append(member)
         else:
-            left_out.append(LeftOut(member.name, reason, member.experiment.levels))
+            left_out.append(LeftOut(member.experiment.model_name, reason, member.experiment.levels))
     if not any(member.experiment.selected for member in kept):
         raise InputError(f"nothing is left to train: {left_out[-1].reason}")
-    return replace(plan, members=tuple(kept), left_out=tuple(left_out))
+    return replace(plan, members=tuple(kept), left_out=_once(left_out))
+
+
+def _once(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
+    """Name a cross-validated model once, whose fits are all left out for the same reason."""
+    return tuple({(each.name, each.reason): each for each in left_out}.values())
 
 
 def _cannot_reach(share: float, counted: dict[str, Any]) -> str | None:
@@ -197,7 +202,7 @@ def _check_overrides(overrides: Layer, source: "Source") -> None:
 
 def _absent_weights(config: ExperimentConfig) -> str:
     encoder = config.text.encoder
-    found = fingerprint_weights(encoder), tokenizer_key("", config.text)
+    found = fingerprint_weights(encoder), tokenizer_key("", config)
     if "text" in config.fusion.modalities and encoder != "scratch" and None in found:
         lacks = "no such folder" if found == (None, None) else "files are missing in this folder"
         return (

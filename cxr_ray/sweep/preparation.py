@@ -58,12 +58,12 @@ def prepare_cohort(
     cohort = cohort_key(source.fingerprint(), source.rules(config.cohort), required, config)
     if cohort_only:
         config = config.model_copy(update={"data": config.data.model_copy(update={"require": ()})})
-        keys = DataKeys(cohort, None, None, None)
+        wanted = [(config, DataKeys(cohort, None, None, None))]
     else:
         fusion = config.fusion.model_copy(update={"modalities": required})
         config = config.model_copy(update={"fusion": fusion})
-        keys = data_keys(cohort, config)
-    if not is_prepared(place, keys):
+        wanted = [(fit, data_keys(cohort, fit)) for fit in config.fits]
+    if not all(is_prepared(place, keys) for _, keys in wanted):
         fan_out = run_here
         if not cohort_only:
             from cxr_ray.sweep.runner import start_ray
@@ -73,7 +73,7 @@ def prepare_cohort(
         prepare(
             place,
             source,
-            [(config, keys)],
+            wanted,
             fan_out=fan_out,
             progress=progress,
             driver=uuid.uuid4().hex,

@@ -9,6 +9,7 @@ from typing import Any
 
 from cxr_ray import __version__
 from cxr_ray.errors import InputError
+from cxr_ray.report.members import cross_validation_id, experiment_ids
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.plan import Member, Plan
 
@@ -38,9 +39,27 @@ class Study:
         (self.folder / ENDED_FOLDER / f"{experiment_id}.json").unlink(missing_ok=True)
 
     def ended(self) -> dict[str, dict[str, str]]:
-        """Return status and reason of the trials that ended without a result, by id."""
+        """Return status and reason of the members that ended without a result, by id.
+
+        A cross-validated member has none as long as a fit of it has failed.
+        """
         files = (self.folder / ENDED_FOLDER).glob("*.json")
-        return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+        ended = {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+        for member in self.record["members"]:
+            fits = [fit for fit in member.get("fits", ()) if fit["experiment_id"] in ended]
+            if fits:
+                how = ended[fits[0]["experiment_id"]]
+                reason = f"{len(fits)} of its fits failed; {fits[0]['name']}: {how['reason']}"
+                ended[member["experiment_id"]] = {**how, "reason": reason}
+        return ended
+
+    def member_of(self, experiment_id: str) -> dict[str, Any]:
+        """Find the member that an experiment is, or is a fit of."""
+        for member in self.record["members"]:
+            if experiment_id in experiment_ids(member):
+                found: dict[str, Any] = member
+                return found
+        raise KeyError(experiment_id)
 
 
 def check_name(name: str) -> str:
@@ -119,7 +138,7 @@ def open_study(
         "source": plan.source_name,
         "data_key": plan.data_key,
         "cohorts": sorted({member.keys.cohort for member in plan.members}),
-        "members": [describe_member(m) for m in plan.members if m.id is not None],
+        "members": describe_members([m for m in plan.members if m.id is not None]),
         "left_out": [asdict(each) for each in plan.left_out],
         "evaluation": plan.members[0].config.evaluation.model_dump(mode="json"),
         "version": __version__,
@@ -148,12 +167,39 @@ def _what_leaves(path: Path, record: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def describe_member(member: Member) -> dict[str, Any]:
-    """Describe a member in plain values, as tables and tracking read it."""
+def describe_members(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Describe a study's models in plain values, as tables and tracking read them.
+
+    The fits of a cross-validation are one model, under an id of its own that stands for them all.
+    """
+    described: list[dict[str, Any]] = []
+    fits: dict[str, list[dict[str, Any]]] = {}
+    for member in members:
+        split, model = member.config.data.split, _describe(member)
+        if split.kind == "kfold":
+            fit = {
+                "experiment_id": member.trained_id,
+                "name": member.name,
+                "repeat": split.repeat,
+                "fold": split.fold,
+            }
+            key = json.dumps([model["name"], dict(member.experiment.levels)])
+            if key in fits:
+                fits[key].append(fit)
+                continue
+            fits[key] = model["fits"] = [fit]
+        described.append(model)
+    for model in described:
+        if "fits" in model:
+            model["experiment_id"] = cross_validation_id(experiment_ids(model))
+    return described
+
+
+def _describe(member: Member) -> dict[str, Any]:
     experiment = member.experiment
     return {
         "experiment_id": member.trained_id,
-        "name": member.name,
+        "name": experiment.model_name,
         "modality": experiment.modality,
         "dataset": experiment.dataset,
         "loss": experiment.loss,

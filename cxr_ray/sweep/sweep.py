@@ -174,6 +174,8 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     failed: dict[str, str] = {}
+    from cxr_ray.report.members import experiment_ids
+    from cxr_ray.report.out_of_fold import gather_fits
     from cxr_ray.tracking.background import BackgroundTracker
 
     with BackgroundTracker(uri, artifacts, study.record) as tracking:
@@ -193,10 +195,11 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
                 listener.trial(event)
                 if event.kind == "finished":
                     identity = event.member.trained_id
-                    folder = storage.trials / identity
-                    if (folder / "result.json").exists():
+                    member = study.member_of(identity)
+                    if (storage.trials / identity / "result.json").exists():
                         study.forget_failed(identity)
-                        tracking.log_trial(members[identity], folder)
+                        if gather_fits(storage.trials, member):
+                            tracking.log_trial(member, storage.trials / member["experiment_id"])
 
             failed = run_members(
                 storage,
@@ -215,9 +218,11 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         from cxr_ray.report.study_tables import write_study_tables
         from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
-        done = [i for i in members if (storage.trials / i / "result.json").exists()]
+        done = [i for i, member in members.items() if gather_fits(storage.trials, member)]
+        trained = {fit for identity in done for fit in experiment_ids(members[identity])}
         tables = _tabulate(storage, study, plan, done)
-        remarks += remark_on_arithmetic(storage, plan, done) + remark_on_empty_texts(storage, plan)
+        remarks += remark_on_arithmetic(storage, plan, sorted(trained))
+        remarks += remark_on_empty_texts(storage, plan)
         remarks.append(
             write_study_audit(study.folder, storage.trials, study.record, audit.result())
         )
@@ -227,8 +232,10 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         for identity in done:
             tracking.log_trial(members[identity], storage.trials / identity)
         for identity, reason in failed.items():
-            tracking.log_failed(members[identity], reason)
-        tracking.finish(_published(study.folder), complete=set(selected) <= set(done))
+            tracking.log_failed(study.member_of(identity), reason)
+        finished = {i for i in selected if (storage.trials / i / "result.json").exists()}
+        complete = finished == set(selected)
+        tracking.finish(_published(study.folder), complete=complete)
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
@@ -238,7 +245,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         study=study,
         text=text,
         failed=failed,
-        interrupted=len(set(selected) - set(done) - set(failed)),
+        interrupted=len(set(selected) - finished - set(failed)),
         mlflow_uri=uri,
         tracked=tracking.problem is None,
     )

@@ -176,7 +176,8 @@ def _write_folder(
     }
     (folder / "model" / "config.json").write_text(json.dumps(description, indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1))
-    score_folder(folder, config.evaluation)
+    if config.data.split.kind != "kfold":  # a fit is scored with the others of its model
+        score_folder(folder, config.evaluation)
 
 
 def _refit_probes(arm: ArmData, scores: Scores, train: Scores) -> dict[str, NDArray[np.float32]]:

@@ -38,6 +38,9 @@ DECISIONS = {
     "data.require": ("image", EVERY),
     "data.split.kind": ("official", EVERY),
     "data.split.shares": ("0.6,0.2,0.2", EVERY),
+    # Only a split into folds has them: see the test below.
+    "data.split.folds": ("4", NEVER),
+    "data.split.repeats": ("2", NEVER),
     "cohort.view": ("AP", EVERY),
     "cohort.orientation": ("Recumbent", EVERY),
     "cohort.portable": ("keep", EVERY),
@@ -185,6 +188,43 @@ def test_the_official_split_has_no_shares_and_a_seed_only_for_sub_samples():
     assert identity(official, "data.seed=1") == identity(official)
     sub = "data.majority_share=0.75"
     assert identity(official, sub, "data.seed=1") != identity(official, sub)
+
+
+def test_a_holdout_split_has_the_keys_that_it_had_before_there_were_folds():
+    config = resolve([parse_assignments(SMALL)])
+    rules = config.cohort.model_dump(mode="json")
+    assert cohort_key("a" * 64, rules, ("image", "text"), config) == "2068e0b59523ba7e"
+    split = {"kind": "holdout", "seed": 0, "shares": [0.7, 0.1, 0.2], "majority_share": None}
+    assert recipe_read(config)["data"] == split
+
+
+def test_every_fit_of_a_cross_validation_is_an_experiment_and_all_read_one_cohort():
+    config = resolve([parse_assignments([*SMALL, "data.split.kind=kfold"])])
+    rules = config.cohort.model_dump(mode="json")
+    assert len(config.fits) == 15
+    cohorts = {cohort_key("a" * 64, rules, ("image",), fit) for fit in (config, *config.fits)}
+    assert len(cohorts) == 1
+    keys = [data_keys(*cohorts, fit) for fit in config.fits]
+    assert len({key.image for key in keys}) == 1
+    # its words are those of the training part
+    assert len({key.tokenizer for key in keys}) == len({key.text for key in keys}) == 15
+    assert len({identify(fit) for fit in config.fits}) == 15
+
+
+def test_fits_read_one_text_pack_through_a_pretrained_tokenizer():
+    config = resolve([parse_assignments(["data.split.kind=kfold", "text.encoder=some-hub/bert"])])
+    assert len({data_keys("c" * 16, fit).text for fit in config.fits}) == 1
+
+
+def test_more_repeats_leave_the_fits_that_there_are_as_they_were():
+    fold = "data.split.kind=kfold"
+    few, many = (
+        resolve([parse_assignments([*SMALL, fold, f"data.split.repeats={repeats}"])]).fits
+        for repeats in (1, 3)
+    )
+    assert [identify(fit) for fit in few] == [identify(fit) for fit in many[:5]]
+    other = resolve([parse_assignments([*SMALL, fold, "data.split.folds=4"])]).fits[0]
+    assert identify(other) != identify(few[0])
 
 
 def test_an_explicit_default_of_require_is_the_same_experiment():

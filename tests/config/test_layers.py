@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxr_ray.config.layers import (
+    PLANNED,
     PROFILES,
     Layer,
     field_names,
@@ -169,7 +170,7 @@ def test_anchors_and_merges_are_welcome_in_yaml():
 
 def test_flat_parameters_name_every_field_once_in_plain_values():
     flat = flat_parameters(ExperimentConfig())
-    assert sorted(flat) == sorted(field_names())
+    assert sorted(flat) == sorted([*field_names(), *PLANNED])
     assert flat["fusion.modalities"] == "image,text"
     assert not any(isinstance(value, list | dict) for value in flat.values())
 
@@ -207,3 +208,9 @@ def test_a_config_resolves_to_itself(data):
     )
     again = resolve([Layer("config.yaml", flatten(config.model_dump(mode="json")))])
     assert again == config
+
+
+@pytest.mark.parametrize("field", ["data.split.fold", "data.split.repeat"])
+def test_which_fit_an_experiment_is_cannot_be_given(field):
+    with pytest.raises(InputError, match=f"{field} .* is set by the sweep.*data.split.repeats"):
+        resolve([parse_assignments([f"{field}=1"])])

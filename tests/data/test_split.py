@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sets import configured
 
-from cxr_ray.data.split import assign_parts, natural_majority_share, own_members
+from cxr_ray.data.split import (
+    assign_fit_parts,
+    assign_folds,
+    assign_parts,
+    check_folds,
+    natural_majority_share,
+    own_members,
+)
 from cxr_ray.errors import InputError
 
 SHARES = (0.7, 0.1, 0.2)
@@ -91,3 +99,77 @@ def test_a_share_above_the_natural_one_is_refused_and_the_natural_one_is_not():
     assert own_members(record, label, part, natural_majority_share(label), 0).mean() > 0.99
     with pytest.raises(InputError, match=r"majority_share: 0\.95.*0\.9"):
         own_members(record, label, part, 0.95, 0)
+
+
+def fold_data(repeat, fold, folds=5, seed=0):
+    return configured(
+        data={"seed": seed, "split": {"kind": "kfold", "folds": folds, "repeat": repeat,
+                                      "fold": fold}}
+    ).data  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 7), st.integers(0, 3))
+def test_every_record_is_tested_once_a_repeat_and_no_patient_is_in_two_parts(shuffle, folds, seed):
+    _, patient, label = records(240, 60, patients=110, seed=seed)
+    order = np.random.default_rng(shuffle).permutation(240)
+    for repeat in (1, 2):
+        tested = np.zeros(240, int)
+        for fold in range(1, folds + 1):
+            data = fold_data(repeat, fold, folds, seed)
+            part = assign_fit_parts(patient, label, data)
+            assert set(part) == {"train", "val", "test"}
+            for name in np.unique(patient.astype(str)):
+                assert len(set(part[patient == name])) == 1
+            assert (assign_fit_parts(patient[order], label[order], data) == part[order]).all()
+            tested += part == "test"
+        assert (tested == 1).all()
+
+
+def test_folds_hold_the_same_number_of_each_class_to_one_record():
+    _, patient, label = records(433, 58)
+    for repeat in (1, 2, 3):
+        fold = assign_folds(patient, label, 5, repeat, 0)
+        for value in (0, 1):
+            counts = np.bincount(fold[label == value])[1:]
+            assert len(counts) == 5
+            assert counts.max() - counts.min() <= 1
+
+
+def test_validation_takes_its_share_of_what_a_fit_does_not_test():
+    _, patient, label = records(500, 100)
+    for fold in (1, 4):
+        part = assign_fit_parts(patient, label, fold_data(2, fold))
+        for value, number in ((1, 80), (0, 320)):
+            counts = {name: int((part[label == value] == name).sum()) for name in np.unique(part)}
+            assert counts["train"] + counts["val"] == number
+            assert counts["val"] == number / 8
+
+
+def test_repeats_and_seeds_divide_patients_anew_and_the_number_of_repeats_changes_nothing():
+    _, patient, label = records(300, 60)
+    first = assign_folds(patient, label, 5, 1, 0)
+    assert (first == assign_folds(patient, label, 5, 1, 0)).all()
+    for other in (assign_folds(patient, label, 5, 2, 0), assign_folds(patient, label, 5, 1, 1)):
+        # two divisions that have nothing to do with each other agree on a fifth
+        assert 0.1 < np.mean(first == other) < 0.3
+    chosen = [assign_fit_parts(patient, label, fold_data(1, fold)) == "val" for fold in (1, 2)]
+    overlap = (chosen[0] & chosen[1]).sum() / chosen[0].sum()
+    assert overlap < 0.35
+
+
+def test_too_few_patients_of_a_class_for_the_folds_are_refused():
+    _, patient, label = records(60, 4)
+    check_folds(patient, label, 4)
+    with pytest.raises(InputError, match="5 folds need as many patients with a positive record, and"
+                                         " there are 4"):  # fmt: skip
+        check_folds(patient, label, 5)
+    # a patient's second record makes no second patient
+    with pytest.raises(InputError, match="there are 4"):
+        check_folds(np.append(patient, patient[0]), np.append(label, 1), 5)
+
+
+def test_a_split_into_folds_without_a_fit_has_no_parts():
+    _, patient, label = records(60, 20)
+    with pytest.raises(InputError, match="none of them is named"):
+        assign_fit_parts(patient, label, fold_data(None, None))
