@@ -22,6 +22,13 @@ from cxr_ray.evaluation.paired import AT_THRESHOLD, PairedDifference, paired_boo
 from cxr_ray.evaluation.seeds import FEWEST_SEEDS, crossed_bootstrap
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.contrasts import Contrast, declared_contrasts
+from cxr_ray.report.fold_comparison import (
+    METHOD,
+    UnlikeFoldsError,
+    compare_fits,
+    describe_folds,
+)
+from cxr_ray.report.out_of_fold import Fit, read_fits
 from cxr_ray.report.result_table import MISSING, ResultTable, format_share
 from cxr_ray.report.trial_folder import RESULT_FILE, Predictions, read_predictions
 
@@ -158,6 +165,8 @@ def _compare(arms: "_Arms", contrast: Contrast, n_resamples: int) -> dict[str, d
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         raise _NotComparedError("the two have no training seed in common")
+    if any(arms.is_cross_validated(ids[seeds[0]]) for ids in (first, second)):
+        return _compare_folds(arms, [[ids[seed] for seed in seeds] for ids in (first, second)])
     chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
     models = [[arms.read(ids[seed]) for seed in chosen] for ids in (first, second)]
     shared = _SharedTest.of(models)
@@ -172,6 +181,20 @@ def _compare(arms: "_Arms", contrast: Contrast, n_resamples: int) -> dict[str, d
     return {
         metric: {**vars(both), "method": method + note} for metric, (both, method) in found.items()
     }
+
+
+def _compare_folds(arms: "_Arms", models: list[list[str]]) -> dict[str, dict[str, Any]]:
+    """Compare two cross-validated arms, whose folds are averaged over training seeds."""
+    if not all(arms.is_cross_validated(identity) for arm in models for identity in arm):
+        raise _NotComparedError("only one of the two is cross-validated")
+    first, second = ([arms.read_fits(identity) for identity in arm] for arm in models)
+    try:
+        found = compare_fits(first, second, {"auroc": "auroc", **EXPLORED})
+    except UnlikeFoldsError as reason:
+        raise _NotComparedError(str(reason)) from reason
+    method = f"{METHOD}, {describe_folds(first[0])}"
+    method += f", {len(first)} seeds" if len(first) > 1 else ""
+    return {metric: {**vars(each), "method": method} for metric, each in found.items()}
 
 
 def _one_seed(
@@ -274,12 +297,15 @@ class _Arms:
     ) -> None:
         self._done: dict[frozenset[tuple[str, str]], dict[int, str]] = {}
         self._reasons: dict[frozenset[tuple[str, str]], str] = {}
+        self._cross_validated: set[str] = set()
         for each in study["left_out"]:
             self._reasons[_key(each["levels"])] = f"{each['name']} is left out: {each['reason']}"
         for member in study["members"]:
             own = {axis: member[axis] for axis in _MEMBER_AXES} | member["further"]
             key = _key({axis: own[axis] for axis in study["axes"]})
             identity, name = member["experiment_id"], member["name"]
+            if "fits" in member:
+                self._cross_validated.add(identity)
             if (trials / identity / RESULT_FILE).exists():
                 self._done.setdefault(key, {})[member["seed"]] = identity
             elif identity in ended:
@@ -289,6 +315,7 @@ class _Arms:
                 self._reasons.setdefault(key, f"{name} is not trained")
         self._trials = trials
         self._read: dict[str, Predictions] = {}
+        self._fits: dict[str, list[Fit]] = {}
 
     def find(self, levels: Mapping[str, str]) -> dict[int, str]:
         """Experiment ids of an arm's finished trials by training seed."""
@@ -302,6 +329,16 @@ class _Arms:
         if identity not in self._read:
             self._read[identity] = read_predictions(self._trials / identity)
         return self._read[identity]
+
+    def is_cross_validated(self, identity: str) -> bool:
+        """Tell whether a member stands for several fits."""
+        return identity in self._cross_validated
+
+    def read_fits(self, identity: str) -> list[Fit]:
+        """Read a cross-validated member's fits once."""
+        if identity not in self._fits:
+            self._fits[identity] = read_fits(self._trials / identity)
+        return self._fits[identity]
 
 
 def _key(levels: Mapping[str, str]) -> frozenset[tuple[str, str]]:

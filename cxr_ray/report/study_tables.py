@@ -12,7 +12,9 @@ from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.figures import comparison_figure
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.report.comparisons import LEVEL, comparisons_table
+from cxr_ray.report.fold_comparison import UnlikeFoldsError, compare_fits
 from cxr_ray.report.leaderboard import StudyTables
+from cxr_ray.report.out_of_fold import Fit, read_fits
 from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
 from cxr_ray.report.result_table import ResultTable, format_share
 from cxr_ray.report.subgroups import describe_gaps
@@ -116,9 +118,12 @@ def compare_arms(
 ) -> dict[tuple[Arm, Arm], bool]:
     """Tell which arms' AUROCs separate: paired DeLong on the own test set, Holm at .05.
 
+    Cross-validated arms are compared over their folds, by the corrected resampled t-test.
+
     The family is every pair of arms on the same data set, since the paper's tables rank those.
     Arms with several seeds or further axes are not compared here.
     """
+    folded = {member["experiment_id"] for member in members if "fits" in member}
     done = set(leaderboard.loc[leaderboard["status"] == "done", "experiment_id"])
     by_arm: dict[Arm, list[str]] = {}
     for member in members:
@@ -126,10 +131,21 @@ def compare_arms(
             arm = (member["modality"], member["dataset"], member["loss"])
             by_arm.setdefault(arm, []).append(member["experiment_id"])
     arms = [arm for arm, ids in by_arm.items() if len(ids) == 1]
-    predictions = {arm: read_predictions(trials / by_arm[arm][0]) for arm in arms}
+    predictions = {
+        arm: read_predictions(trials / by_arm[arm][0])
+        for arm in arms
+        if by_arm[arm][0] not in folded
+    }
+    fits = {arm: read_fits(trials / by_arm[arm][0]) for arm in arms if by_arm[arm][0] in folded}
     pairs = [(a, b) for a, b in itertools.combinations(arms, 2) if a[1] == b[1]]
     p_values = []
     for first, second in pairs:
+        if first in fits and second in fits:
+            p_values.append(_compare_own_folds(fits[first], fits[second]))
+            continue
+        if first in fits or second in fits:
+            p_values.append(np.nan)
+            continue
         one, other = predictions[first], predictions[second]
         rows = one.rows("test", "own")
         if not np.array_equal(one.record_id[rows], other.record_id[other.rows("test", "own")]):
@@ -146,3 +162,10 @@ def compare_arms(
     return {
         pair: bool(p <= LEVEL) for pair, p in zip(pairs, adjusted, strict=True) if not np.isnan(p)
     }
+
+
+def _compare_own_folds(first: list[Fit], second: list[Fit]) -> float:
+    try:
+        return compare_fits([first], [second], {"auroc": "auroc"}, "own")["auroc"].p_value
+    except UnlikeFoldsError:
+        return float("nan")
