@@ -5,21 +5,26 @@ against each other (Forman & Scholz 2010).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from cxr_ray.evaluation.intervals import BOOTSTRAPPED, STRATIFIED, weighted_figures
-from cxr_ray.evaluation.labels import FloatArray, IntArray, as_labels, as_scores
-from cxr_ray.evaluation.metrics import METRICS, score_predictions
+from cxr_ray.evaluation.bounds import percentile_interval, shifted_interval
+from cxr_ray.evaluation.intervals import (
+    FEW_EVENTS,
+    FEW_PATIENTS,
+    MARK_FEW_EVENTS,
+    STRATIFIED,
+    TOO_FEW_PATIENTS,
+    ScoredSample,
+)
+from cxr_ray.evaluation.labels import FloatArray, IntArray
 from cxr_ray.evaluation.proportions import Interval
 from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
-
-NO_ECE = Interval(np.nan, np.nan, "none: a resample's ECE is biased upwards")
 
 
 @dataclass(frozen=True)
@@ -62,117 +67,72 @@ def mean_defined(figures: Sequence[ArrayLike]) -> FloatArray:
         return np.nanmean(np.asarray(figures, dtype=np.float64), axis=0)
 
 
-def score_folds(
-    label: ArrayLike,
-    probability: ArrayLike,
+def fold_figures(
+    samples: Sequence[ScoredSample],
     folds: Folds,
-    *,
-    score: ArrayLike | None = None,
-    ece_bins: int = 15,
-) -> dict[str, float]:
-    """Score each fit on its fold and average the figures.
-
-    Parameters
-    ----------
-    label : (N,) array-like of 0/1
-    probability : (N,) array-like
-    folds : Folds
-    score : (N,) array-like, optional
-        What ranks the records.
-    ece_bins : int
-
-    Returns
-    -------
-    dict of str to float
-        In the order of `METRICS`.
-
-    Examples
-    --------
-    >>> folds = Folds(fit=np.array([0, 0, 0, 1, 1]), repeat=np.array([0, 0]))
-    >>> score_folds([1, 0, 0, 1, 0], [0.9, 0.3, 0.2, 0.1, 0.05], folds)["auroc"]
-    1.0
-    """
-    positive = as_labels(label)
-    chance = as_scores(probability, len(positive))
-    ranked = chance if score is None else as_scores(score, len(positive))
-
-    def of_fit(place: IntArray) -> FloatArray:
-        found = score_predictions(
-            positive[place], chance[place], score=ranked[place], ece_bins=ece_bins
-        )
-        return np.array([found[name] for name in METRICS])
-
-    means = folds.average(of_fit)
-    return {name: float(value) for name, value in zip(METRICS, means, strict=True)}
-
-
-def weighted_fold_figures(
-    weights: FloatArray,
-    label: ArrayLike,
-    probability: ArrayLike,
-    score: ArrayLike,
-    threshold: float,
-    folds: Folds,
+    weights: FloatArray | None = None,
+    names: Collection[str] | None = None,
 ) -> dict[str, FloatArray]:
-    """Mean over folds of the figures of each row of entry weights.
+    """Average the figures of all fits, each on its own fold.
 
     Parameters
     ----------
-    weights, label, probability, score, threshold
-        As in `cxr_ray.evaluation.intervals.weighted_figures`; a fold that a row gives no weight
-        on one of the classes has no part in the means that need both.
+    samples : sequence of ScoredSample
+        What each fit says of its fold, in the order of ``folds.places``.
     folds : Folds
+    weights : (R, N) array of float64, optional
+        Rows of entry weights; every entry once by default. A fold that a row gives no weight on
+        one of the classes has no part in the means that need both.
+    names : collection of str, optional
+        Figures; all by default.
 
     Returns
     -------
     dict of str to (R,) array of float64
+
+    Examples
+    --------
+    >>> folds = Folds(fit=np.array([0, 0, 0, 1, 1]), repeat=np.array([0, 0]))
+    >>> chances = np.array([0.9, 0.3, 0.2, 0.1, 0.05])
+    >>> label = np.array([1, 0, 0, 1, 0])
+    >>> fits = [ScoredSample.of(label[own], chances[own], None, 0.5) for own in folds.places]
+    >>> fold_figures(fits, folds)["auroc"].tolist()
+    [1.0]
     """
-    positive, chance, ranked = (np.asarray(column) for column in (label, probability, score))
-
-    def of_fit(place: IntArray) -> FloatArray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = weighted_figures(
-                weights[:, place], positive[place], chance[place], ranked[place], threshold
-            )
-        return np.array([found[name] for name in BOOTSTRAPPED])
-
-    return dict(zip(BOOTSTRAPPED, folds.average(of_fit), strict=True))
+    rows = np.ones((1, len(folds.fit))) if weights is None else weights
+    wanted = samples[0].names if names is None else names
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = [
+            sample.figures(rows[:, place], wanted)
+            for sample, place in zip(samples, folds.places, strict=True)
+        ]
+    return {name: mean_defined([each[name] for each in found]) for name in wanted}
 
 
 def fold_intervals(
-    label: ArrayLike,
-    probability: ArrayLike,
+    samples: Sequence[ScoredSample],
     folds: Folds,
     *,
     groups: ArrayLike,
     rng: np.random.Generator,
-    score: ArrayLike | None = None,
-    threshold: float = 0.5,
     n_resamples: int = 2000,
     confidence: float = 0.95,
     fixed_ratio: bool = False,
 ) -> dict[str, Interval]:
-    """Bootstrap the mean over folds of every metric over patients; percentile intervals.
+    """Bootstrap the mean over folds of every figure over patients.
 
     A resample is ONE draw of patients for all folds and repeats. The fits stay as they are: the
     interval is for these trained models on other patients, and leaves out how much the models
     themselves would vary with other training parts (Bengio & Grandvalet 2004: no unbiased
-    estimate of that exists). Metrics that do not depend on the prevalence keep the number of
-    patients of each class.
+    estimate of that exists).
 
     Parameters
     ----------
-    label : (N,) array-like of 0/1
-        Of all entries.
-    probability : (N,) array-like
-    folds : Folds
+    samples, folds
+        As in `fold_figures`.
     groups : (N,) array-like
-        The patient of each entry: the entries of a record in different repeats are one patient's.
+        The patient of each entry: a record's entries in all repeats are one patient's.
     rng : numpy.random.Generator
-    score : (N,) array-like, optional
-        What ranks the records.
-    threshold : float
-        On the probability.
     n_resamples : int
     confidence : float
     fixed_ratio : bool
@@ -181,34 +141,49 @@ def fold_intervals(
     Returns
     -------
     dict of str to Interval
-        In the order of `METRICS`. ECE has none.
+        Percentiles; of AUROC and what else does not depend on the prevalence with the number of
+        patients of each class kept; of the calibration error moved by the resamples' bias. Where
+        there is none, ``method`` says why, as in `cxr_ray.evaluation.intervals.metric_intervals`.
     """
-    positive = as_labels(label)
-    chance = as_scores(probability, len(positive))
-    ranked = chance if score is None else as_scores(score, len(positive))
-    drawn: dict[bool, dict[str, FloatArray]] = {}
-    for stratified in (True,) if fixed_ratio else (False, True):
-        sampler = PatientSampler.of(positive, groups, stratified=stratified)
+    names = samples[0].names
+    positive = np.empty(len(folds.fit), dtype=bool)
+    for sample, place in zip(samples, folds.places, strict=True):
+        positive[place] = sample.label
+    if positive.all() or not positive.any():
+        return {name: Interval(np.nan, np.nan, "none: one class only") for name in names}
+    samplers = [PatientSampler.of(positive, groups, stratified=kind) for kind in (False, True)]
+    block = samplers[0].block
+    if len(samplers[0].size) < FEW_PATIENTS:
+        return {name: Interval(np.nan, np.nan, TOO_FEW_PATIENTS) for name in names}
+    kept = ("auroc", *STRATIFIED)
+    stratified = [name for name in names if fixed_ratio or samples[0].metric(name) in kept]
+    plain = [name for name in names if name not in stratified]
+    own = fold_figures(samples, folds)
+    events = min(len(np.unique(block[each])) for each in (positive, ~positive))
+    found = {}
+    for sampler, wanted, kind in (
+        (samplers[0], plain, "bootstrap_percentile"),
+        (samplers[1], stratified, "bootstrap_stratified"),
+    ):
+        if not wanted:
+            continue
         parts = [
-            weighted_fold_figures(
-                sampler.draw_weights(rng, size), positive, chance, ranked, threshold, folds
-            )
+            fold_figures(samples, folds, sampler.draw_weights(rng, size), wanted)
             for size in chunk_sizes(n_resamples, len(positive))
         ]
-        drawn[stratified] = {
-            name: np.concatenate([part[name] for part in parts]) for name in BOOTSTRAPPED
-        }
-    tail = (1 - confidence) / 2
-    found = {}
-    for name in METRICS:
-        if name == "ece":
-            found[name] = NO_ECE
-            continue
-        stratified = fixed_ratio or name == "auroc" or name in STRATIFIED
-        low, high = np.nanquantile(drawn[stratified][name], (tail, 1 - tail))
-        method = "bootstrap_stratified" if stratified else "bootstrap"
-        found[name] = Interval(float(low), float(high), f"{method}, mean of folds")
-    return found
+        for name in wanted:
+            drawn = np.concatenate([part[name] for part in parts])
+            drawn = drawn[~np.isnan(drawn)]
+            if samples[0].metric(name) == "ece":
+                interval = shifted_interval(drawn, own[name][0], confidence)
+            else:
+                interval = percentile_interval(drawn, confidence, kind)
+            mark = f", mean of {len(samples)} folds"
+            mark += MARK_FEW_EVENTS if events < FEW_EVENTS else ""
+            if not np.isnan(interval.low):
+                interval = replace(interval, method=interval.method + mark)
+            found[name] = interval
+    return {name: found[name] for name in names}
 
 
 @dataclass(frozen=True)
@@ -261,7 +236,7 @@ def corrected_resampled_test(
     --------
     >>> found = corrected_resampled_test([0.1, 0.2, 0.3, 0.2, 0.2], test_to_train=0.25)
     >>> round(found.difference, 3), round(found.p_value, 4)
-    (0.2, 0.0132)
+    (0.2, 0.0135)
     """
     values = np.asarray(differences, dtype=np.float64)
     values = values[~np.isnan(values)]

@@ -84,7 +84,7 @@ def metric_intervals(
         none it says why: one class only, fewer than 10 patients to draw from, or resamples that
         all give the same figure.
     """
-    sample = _Sample.of(label, probability, score, threshold, points, recalibrated, ece_bins)
+    sample = ScoredSample.of(label, probability, score, threshold, points, recalibrated, ece_bins)
     positive = sample.label
     if positive.all() or not positive.any():
         return {name: Interval(np.nan, np.nan, "none: one class only") for name in sample.names}
@@ -213,13 +213,13 @@ def bootstrap_figures(
     dict of str to (n_resamples,) array of float64
         In the order of `BOOTSTRAPPED`.
     """
-    sample = _Sample.of(label, probability, score, threshold)
+    sample = ScoredSample.of(label, probability, score, threshold)
     sampler = PatientSampler.of(sample.label, groups, stratified=stratified)
     return sample.draw(sampler, rng, n_resamples, BOOTSTRAPPED)
 
 
 @dataclass(frozen=True)
-class _Sample:
+class ScoredSample:
     """Predictions, sorted and called once for all resamples.
 
     ``called`` holds the calls by the suffix of their figures, empty for the first threshold;
@@ -244,7 +244,8 @@ class _Sample:
         points: Mapping[str, float] | None = None,
         recalibrated: ArrayLike | None = None,
         ece_bins: int = 15,
-    ) -> "_Sample":
+    ) -> "ScoredSample":
+        """Sort and call predictions; the parameters are those of `metric_intervals`."""
         positive = as_labels(label)
         chances = {"": as_scores(probability, len(positive))}
         ranked = chances[""] if score is None else as_scores(score, len(positive))

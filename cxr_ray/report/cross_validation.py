@@ -10,10 +10,21 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from cxr_ray.config.schema import EvaluationConfig
-from cxr_ray.evaluation.confusion import confusion_rows
-from cxr_ray.evaluation.folds import Folds, fold_intervals, mean_defined, score_folds
+from cxr_ray.evaluation.calibration import Recalibration
+from cxr_ray.evaluation.folds import Folds, fold_figures, fold_intervals
+from cxr_ray.evaluation.intervals import ScoredSample
+from cxr_ray.evaluation.proportions import Interval
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.out_of_fold import Fit, read_fits
+from cxr_ray.report.performance import (
+    POINTS,
+    calibration_columns,
+    decision_rows,
+    interval_columns,
+    recalibration_line,
+)
+
+_EACH_ITS_OWN = Interval(np.nan, np.nan, "none: mean of the thresholds of all fits")
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,11 @@ def score_cross_validation(folder: Path, config: EvaluationConfig, identity: int
         Every draw derives from it.
     """
     fits = read_fits(folder)
-    full = _score_test_set(fits, "full", config, identity)
+    lines = [recalibration_line(fit.predictions) for fit in fits]
+    full = _score_test_set(fits, lines, "full", config, identity)
     own = full
     if not all(fit.predictions.in_own.all() for fit in fits):
-        own = _score_test_set(fits, "own", config, identity)
+        own = _score_test_set(fits, lines, "own", config, identity)
     accuracies = []
     for fit in fits:
         rows = fit.predictions.rows("val", "own")
@@ -86,6 +98,7 @@ def score_cross_validation(folder: Path, config: EvaluationConfig, identity: int
         "test_sets": {"own": own, "full": full},
         "sensitivity": [],
         "contribution": [],
+        "net_benefit": _decision_rows(fits, lines, config),
         "val_accuracy": float(np.mean(accuracies)),
     }
 
@@ -111,42 +124,99 @@ def draw_fold_figures(folder: Path) -> None:
     )
 
 
-def _score_test_set(
-    fits: list[Fit], test_set: str, config: EvaluationConfig, identity: int
-) -> dict[str, Any]:
-    from cxr_ray.report.scoring import AT_VAL, TEST_SETS
-
-    tested = OutOfFold.of(fits, test_set)
-    chance = expit(tested.logit)
-    n, n_positive = tested.counted
-    figures = score_folds(
-        tested.label, chance, tested.folds, score=tested.logit, ece_bins=config.ece_bins
-    )
-    intervals = fold_intervals(
-        tested.label,
-        chance,
-        tested.folds,
-        score=tested.logit,
-        groups=tested.patient,
-        n_resamples=config.bootstrap,
-        fixed_ratio=test_set == "own",
-        rng=np.random.default_rng([identity, TEST_SETS.index(test_set), 0x5C]),
-    )
-    found: dict[str, Any] = {"n": n, "n_positive": n_positive, **figures}
-    for name, interval in intervals.items():
-        found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
-    thresholds = [own_threshold(fit, test_set) for fit in fits]
-    found["threshold_at_val"] = float(np.mean(expit(thresholds)))
-    at_val = []
-    for threshold, place in zip(thresholds, tested.folds.places, strict=True):
-        counts = confusion_rows(tested.label[place], tested.logit[place][None], threshold)
-        at_val.append([getattr(counts, name)[0] for name in AT_VAL])
-    for name, value in zip(AT_VAL, mean_defined(at_val), strict=True):
-        found[f"{name}_at_val"] = float(value)
-    return {name: None if value != value else value for name, value in found.items()}
-
-
 def own_threshold(fit: Fit, test_set: str) -> float:
     """Logit of the highest F1 on a fit's own validation part."""
     rows = fit.predictions.rows("val", test_set)
     return f1_operating_point(fit.predictions.label[rows], fit.predictions.logit[rows]).threshold
+
+
+def _score_test_set(
+    fits: list[Fit],
+    lines: list[Recalibration],
+    test_set: str,
+    config: EvaluationConfig,
+    identity: int,
+) -> dict[str, Any]:
+    tested = OutOfFold.of(fits, test_set)
+    points = _points(fits, test_set)
+    moved = _recalibrate(tested, lines)
+    samples = [
+        ScoredSample.of(
+            tested.label[place],
+            expit(tested.logit[place]),
+            tested.logit[place],
+            0.5,
+            points=chosen,
+            recalibrated=expit(moved[place]),
+            ece_bins=config.ece_bins,
+        )
+        for chosen, place in zip(points, tested.folds.places, strict=True)
+    ]
+    figures = fold_figures(samples, tested.folds)
+    intervals = fold_intervals(
+        samples,
+        tested.folds,
+        groups=tested.patient,
+        n_resamples=config.bootstrap,
+        fixed_ratio=test_set == "own",
+        rng=np.random.default_rng([identity, ("own", "full").index(test_set), 0x5C]),
+    )
+    n, n_positive = tested.counted
+    found: dict[str, Any] = {"n": n, "n_positive": n_positive}
+    for name, figure in figures.items():
+        found |= interval_columns(name, float(figure[0]), intervals[name])
+    for name in points[0]:
+        mean = float(np.mean([expit(chosen[name]) for chosen in points]))
+        found |= interval_columns(f"threshold_at_{name}", mean, _EACH_ITS_OWN)
+    # Probabilities claim a scale of their own, so that calibration is read over all folds at once.
+    found |= calibration_columns(tested.label, tested.logit, tested.patient, "")
+    found |= {
+        "recalibration": _shared_method(lines),
+        "recalibration_slope": float(np.mean([line.slope for line in lines])),
+        "recalibration_intercept": float(np.mean([line.intercept for line in lines])),
+    }
+    found |= calibration_columns(tested.label, moved, tested.patient, "_recalibrated")
+    return {name: None if value != value else value for name, value in found.items()}
+
+
+def _points(fits: list[Fit], test_set: str) -> list[dict[str, float]]:
+    """Choose each fit's thresholds on its own validation part."""
+    points = []
+    for fit in fits:
+        rows = fit.predictions.rows("val", test_set)
+        label, logit = fit.predictions.label[rows], fit.predictions.logit[rows]
+        points.append(
+            {name: choose(label, logit).threshold for name, (_, choose) in POINTS.items()}
+        )
+    return points
+
+
+def _recalibrate(tested: OutOfFold, lines: list[Recalibration]) -> NDArray[np.float64]:
+    moved = np.empty_like(tested.logit)
+    for line, place in zip(lines, tested.folds.places, strict=True):
+        moved[place] = line.apply(tested.logit[place])
+    return moved
+
+
+def _decision_rows(
+    fits: list[Fit], lines: list[Recalibration], config: EvaluationConfig
+) -> list[dict[str, Any]]:
+    tested = OutOfFold.of(fits, "full")
+    validated = [fit.predictions.label[fit.predictions.rows("val", "full")] for fit in fits]
+    return decision_rows(
+        tested.label,
+        _recalibrate(tested, lines),
+        "full",
+        config,
+        recalibrated=not any(line.method.startswith("none: ") for line in lines),
+        trained=float(np.concatenate(validated).mean()),
+    )
+
+
+def _shared_method(lines: list[Recalibration]) -> str:
+    """Name how the fits were recalibrated, and in how many of them where not in all."""
+    methods = [line.method for line in lines]
+    counts = {method: methods.count(method) for method in dict.fromkeys(methods)}
+    if len(counts) == 1:
+        return methods[0]
+    return "; ".join(f"{method} in {count} fits" for method, count in counts.items())

@@ -96,12 +96,12 @@ def score_test_set(
     )
     found: dict[str, Any] = {"n": len(label), "n_positive": int(label.sum())}
     for name, figure in figures.items():
-        found |= _columns(name, figure, intervals[name])
+        found |= interval_columns(name, figure, intervals[name])
     found |= found_points
-    found |= _calibration(label, logits, patients, "")
+    found |= calibration_columns(label, logits, patients, "")
     found |= {"recalibration": line.method}
     found |= {"recalibration_slope": line.slope, "recalibration_intercept": line.intercept}
-    found |= _calibration(label, line.apply(logits), patients, "_recalibrated")
+    found |= calibration_columns(label, line.apply(logits), patients, "_recalibrated")
     if line.method.startswith("none: "):
         for name in found:
             if "recalibrated" in name or name.startswith("recalibration_"):
@@ -124,14 +124,39 @@ def decision_curve(
     nothing could be recalibrated for it.
     """
     rows = predictions.rows("test", test_set)
-    label, logits = predictions.label[rows], predictions.logit[rows]
     line = recalibration_line(predictions)
-    done = not line.method.startswith("none: ")
-    if label.all() or not label.any() or not (done or config.prevalence is None):
+    trained = float(predictions.label[predictions.rows("val", "full")].mean())
+    return decision_rows(
+        predictions.label[rows],
+        line.apply(predictions.logit[rows]),
+        test_set,
+        config,
+        recalibrated=not line.method.startswith("none: "),
+        trained=trained,
+    )
+
+
+def decision_rows(
+    label: NDArray[np.int8],
+    logits: NDArray[np.float64],
+    test_set: str,
+    config: EvaluationConfig,
+    *,
+    recalibrated: bool,
+    trained: float,
+) -> list[dict[str, Any]]:
+    """Weigh the benefit of calls made by recalibrated logits; see `decision_curve`.
+
+    Parameters
+    ----------
+    recalibrated
+        Whether there was a line to recalibrate them by.
+    trained
+        The share of positives for which they were recalibrated.
+    """
+    if label.all() or not label.any() or not (recalibrated or config.prevalence is None):
         return []
-    logits = line.apply(logits)
     if config.prevalence is not None:
-        trained = float(predictions.label[predictions.rows("val", "full")].mean())
         logits = shift_prior(
             logits, loss="bce", trained_prevalence=trained, prevalence=config.prevalence
         )
@@ -144,7 +169,7 @@ def decision_curve(
             "prevalence": curve.prevalence,
             "net_benefit": float(model),
             "treat_all": float(treat_all),
-            "recalibrated": done,
+            "recalibrated": recalibrated,
         }
         for at, model, treat_all in zip(thresholds, curve.model, curve.treat_all, strict=True)
     ]
@@ -168,7 +193,7 @@ def _operating_points(
     if label.all() or not label.any():
         for name in POINTS:
             for column in ("threshold", *OF_CALLS):
-                found |= _columns(f"{column}_at_{name}", math.nan, _NO_INTERVAL)
+                found |= interval_columns(f"{column}_at_{name}", math.nan, _NO_INTERVAL)
         return {}, found
     intervals = threshold_intervals(
         label, logits, groups=predictions.patients(val), n_resamples=config.bootstrap, rng=rng
@@ -177,16 +202,17 @@ def _operating_points(
     for name, (rule, _) in POINTS.items():
         one = intervals[rule]
         bounds = Interval(float(expit(one.low)), float(expit(one.high)), one.method)
-        found |= _columns(f"threshold_at_{name}", float(expit(points[name])), bounds)
+        found |= interval_columns(f"threshold_at_{name}", float(expit(points[name])), bounds)
     return points, found
 
 
-def _calibration(
+def calibration_columns(
     label: NDArray[np.int8],
     logits: NDArray[np.float64],
     patients: NDArray[np.int64],
     suffix: str,
 ) -> dict[str, Any]:
+    """Fit the calibration line of a test set: its slope's and intercept's columns."""
     events = min(len(np.unique(patients[label == side])) for side in (0, 1))
     if len(np.unique(patients)) < FEW_PATIENTS:
         none = Interval(math.nan, math.nan, TOO_FEW_PATIENTS)
@@ -200,11 +226,12 @@ def _calibration(
     ):
         if events < FEW_EVENTS and not math.isnan(figure):
             interval = replace(interval, method=interval.method + MARK_FEW_EVENTS)
-        columns |= _columns(f"calibration_{name}{suffix}", figure, interval)
+        columns |= interval_columns(f"calibration_{name}{suffix}", figure, interval)
     return columns
 
 
-def _columns(name: str, figure: float, interval: Interval) -> dict[str, Any]:
+def interval_columns(name: str, figure: float, interval: Interval) -> dict[str, Any]:
+    """Lay a figure and its interval out as columns of ``leaderboard.csv``."""
     return {
         name: float(figure),
         f"{name}_low": interval.low,

@@ -10,10 +10,10 @@ from sklearn.svm import SVC
 from cxr_ray.evaluation.folds import (
     Folds,
     corrected_resampled_test,
+    fold_figures,
     fold_intervals,
-    score_folds,
-    weighted_fold_figures,
 )
+from cxr_ray.evaluation.intervals import ScoredSample
 
 
 def drawn(records=120, repeats=2, folds=3, seed=0, shift=5.0):
@@ -35,62 +35,80 @@ def drawn(records=120, repeats=2, folds=3, seed=0, shift=5.0):
     return columns["label"], columns["score"], columns["patient"], fits
 
 
-def chance_of(score):
-    return 1 / (1 + np.exp(-score / 10))
+def samples_of(label, score, folds):
+    """What each fit says of its own fold."""
+    return [
+        ScoredSample.of(label[own], 1 / (1 + np.exp(-score[own] / 10)), score[own], 0.5)
+        for own in folds.places
+    ]
 
 
 def test_each_fold_is_ranked_by_itself_and_the_figures_are_averaged():
     label, score, _, folds = drawn()
-    found = score_folds(label, chance_of(score), folds, score=score)
+    found = fold_figures(samples_of(label, score, folds), folds)
     parts = [(label[folds.fit == fit], score[folds.fit == fit]) for fit in range(6)]
-    assert found["auroc"] == pytest.approx(np.mean([roc_auc_score(*part) for part in parts]))
+    assert found["auroc"][0] == pytest.approx(np.mean([roc_auc_score(*part) for part in parts]))
     precisions = [average_precision_score(*part) for part in parts]
-    assert found["average_precision"] == pytest.approx(np.mean(precisions))
+    assert found["average_precision"][0] == pytest.approx(np.mean(precisions))
     # scales that differ by fit hide the signal where all are ranked together
-    assert roc_auc_score(label, score) < found["auroc"] - 0.15
+    assert roc_auc_score(label, score) < found["auroc"][0] - 0.15
 
 
 def test_a_fold_without_one_of_the_classes_has_no_part_in_the_mean():
     folds = Folds(np.array([0, 0, 0, 1, 1]), np.array([0, 0]))
-    assert score_folds([1, 0, 0, 0, 0], np.linspace(0.9, 0.1, 5), folds)["auroc"] == 1.0
+    label, score = np.array([1, 0, 0, 1, 0]), np.array([0.9, 0.2, 0.1, 0.3, 0.6])
     weights = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], dtype=float)
-    label, chance = np.array([1, 0, 0, 1, 0]), np.array([0.9, 0.2, 0.1, 0.3, 0.6])
-    found = weighted_fold_figures(weights, label, chance, chance, 0.5, folds)["auroc"]
+    found = fold_figures(samples_of(label, score, folds), folds, weights, ["auroc"])["auroc"]
     assert found.tolist() == [0.5, 0.0]
 
 
 def test_weights_count_as_records_that_are_repeated_so_often():
     label, score, patient, folds = drawn(60, repeats=1)
     counts = np.random.default_rng(1).integers(0, 3, 60)[patient]
-    weighted = weighted_fold_figures(
-        counts[None].astype(float), label, chance_of(score), score, 0.5, folds
-    )
+    weighted = fold_figures(samples_of(label, score, folds), folds, counts[None].astype(float))
     again = np.repeat(np.arange(60), counts)
     repeated = Folds(folds.fit[again], folds.repeat)
-    plain = score_folds(label[again], chance_of(score)[again], repeated, score=score[again])
-    for name in ("auroc", "average_precision", "accuracy", "brier"):
-        assert weighted[name][0] == pytest.approx(plain[name]), name
+    plain = fold_figures(samples_of(label[again], score[again], repeated), repeated)
+    for name in plain:
+        assert weighted[name][0] == pytest.approx(plain[name][0]), name
+
+
+def interval_of(label, score, patient, folds, seed=0, draws=600):
+    return fold_intervals(
+        samples_of(label, score, folds),
+        folds,
+        groups=patient,
+        n_resamples=draws,
+        rng=np.random.default_rng(seed),
+    )
 
 
 def test_repeats_of_the_same_patients_do_not_narrow_the_interval():
     label, score, patient, folds = drawn(150, repeats=1, shift=0.0)
-    once = fold_intervals(
-        label, chance_of(score), folds, groups=patient, score=score, n_resamples=600,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    thrice = fold_intervals(
-        np.tile(label, 3), np.tile(chance_of(score), 3),
+    once = interval_of(label, score, patient, folds)
+    thrice = interval_of(
+        np.tile(label, 3), np.tile(score, 3), np.tile(patient, 3),
         Folds(np.concatenate([folds.fit + 3 * r for r in range(3)]), np.repeat(np.arange(3), 3)),
-        groups=np.tile(patient, 3), score=np.tile(score, 3), n_resamples=600,
-        rng=np.random.default_rng(0),
     )  # fmt: skip
     for name in ("auroc", "accuracy", "brier"):
-        assert (once[name].low, once[name].high) == (
-            pytest.approx(thrice[name].low),
-            pytest.approx(thrice[name].high),
-        )
-    assert once["auroc"].method == "bootstrap_stratified, mean of folds"
-    assert np.isnan(once["ece"].low)
+        # the number of resamples drawn at a time differs, and nothing else
+        assert once[name].low == pytest.approx(thrice[name].low, abs=0.01), name
+        assert once[name].high == pytest.approx(thrice[name].high, abs=0.01), name
+    assert once["auroc"].method == "bootstrap_stratified, mean of 3 folds"
+    assert once["accuracy"].method == "bootstrap_percentile, mean of 3 folds"
+
+
+def test_what_has_no_interval_says_why():
+    label, score, patient, folds = drawn(60, repeats=1)
+    alone = interval_of(np.zeros_like(label), score, patient, folds, draws=100)["auroc"]
+    assert np.isnan(alone.low)
+    assert alone.method == "none: one class only"
+    few = interval_of(label, score, patient % 9, folds, draws=100)["auroc"]
+    assert np.isnan(few.low)
+    assert few.method == "none: fewer than 10 patients"
+    assert interval_of(label, score, patient, folds, draws=100)["auroc"].method.endswith(
+        "under 20 events"
+    )
 
 
 @pytest.mark.slow
@@ -99,11 +117,8 @@ def test_the_interval_holds_the_true_area_in_95_of_100_samples():
     truth = stats.norm.cdf(1.5 / np.sqrt(2))
     held = 0
     for seed in range(300):
-        label, score, patient, folds = drawn(200, repeats=2, folds=5, seed=seed)
-        found = fold_intervals(
-            label, chance_of(score), folds, groups=patient, score=score, n_resamples=300,
-            rng=np.random.default_rng(seed),
-        )["auroc"]  # fmt: skip
+        sample = drawn(200, repeats=2, folds=5, seed=seed)
+        found = interval_of(*sample, seed=seed, draws=300)["auroc"]
         held += found.low <= truth <= found.high
     assert 0.91 <= held / 300 <= 0.985
 
