@@ -63,7 +63,8 @@ def subgroup_table(trials: Path, study: Mapping[str, Any]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for member in study["members"]:
         folder = trials / member["experiment_id"]
-        if (folder / RESULT_FILE).exists():
+        # Of a cross-validated model no single ranking holds all records.
+        if "fits" not in member and (folder / RESULT_FILE).exists():
             own = {name: member[name] for name in _MEMBER}
             for row in _member_rows(read_predictions(folder), cohorts):
                 rows.append({**own, **row, **member["further"]})
