@@ -75,15 +75,6 @@ class SubgroupFigure:
     gap: Gap
 
     @property
-    def rests_on(self) -> int:
-        """Patients that the figure rests on; the fewer of the classes' for AUROC."""
-        return {
-            "auroc": min(self.with_positives, self.with_negatives),
-            "sensitivity": self.with_positives,
-            "specificity": self.with_negatives,
-        }[self.metric]
-
-    @property
     def too_few(self) -> bool:
         """Whether either class has fewer than `FEWEST` patients: no claim then."""
         return min(self.with_positives, self.with_negatives) < FEWEST

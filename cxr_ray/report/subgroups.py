@@ -1,7 +1,8 @@
 """How each model does in subgroups of the patients: subgroups.csv.
 
-Counts and figures only, and none that rests on fewer than `FEWEST` patients. All gaps of a study
-are one exploratory family: it suggests, it does not answer.
+Counts and figures only, and none of a subgroup with fewer than `FEWEST` patients of a class: a
+figure and its interval tell the count. All gaps of a study are one exploratory family: it suggests,
+it does not answer.
 """
 
 from collections.abc import Iterator, Mapping
@@ -141,10 +142,10 @@ def _member_rows(predictions: Predictions, cohorts: list[pd.DataFrame]) -> Itera
 
 
 def _row(figure: SubgroupFigure) -> dict[str, Any]:
-    """Write a figure without what is about fewer than `FEWEST` patients."""
-    shown = figure.rests_on >= FEWEST
+    """Write a figure, but for what is about fewer than `FEWEST` patients or tells their number."""
+    shown = not figure.too_few
     gap, bounds = figure.gap, figure.interval
-    method = bounds.method if shown else f"none: fewer than {FEWEST} patients"
+    method = bounds.method if shown else f"none: fewer than {FEWEST} patients of a class"
     return {
         "level": figure.level,
         "n": str(figure.n) if figure.patients >= FEWEST else FEW,

@@ -143,7 +143,7 @@ def test_few_patients_of_a_class_are_flagged_and_not_compared():
     few = subgroup_figures(label, score, level, threshold=0.5)[:3]
     assert {each.level for each in few} == {"few"}
     assert all(each.too_few and np.isnan(each.gap.p_value) for each in few)
-    assert [each.rests_on for each in few] == [FEWEST - 1, FEWEST - 1, 100]
+    assert {(each.with_positives, each.with_negatives) for each in few} == {(FEWEST - 1, 100)}
 
 
 def test_patients_count_for_enough_and_not_their_records():
@@ -153,7 +153,7 @@ def test_patients_count_for_enough_and_not_their_records():
     patients = np.concatenate([np.arange(60), 100 + np.arange(60) // 10])
     figures = subgroup_figures(label, score, level, threshold=0.5, groups=patients)
     assert [each.too_few for each in figures] == [False] * 3 + [True] * 3
-    assert figures[3].rests_on == 3
+    assert (figures[3].with_positives, figures[3].with_negatives) == (3, 3)
 
 
 def test_the_unknown_are_scored_and_never_compared():
