@@ -177,10 +177,13 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def _fusion_read(fusion: FusionConfig) -> dict[str, Any]:
-    """List what a head of this kind reads."""
+    """List what a head of this kind reads; what is off is left out, as if it did not exist."""
     read: dict[str, Any] = {"kind": fusion.kind}
     if fusion.kind in _HIDDEN_KINDS:
         read["hidden"] = fusion.hidden
+    if fusion.kind != "average":
+        training = fusion.model_dump(include={"modality_dropout", "auxiliary", "modulation"})
+        read |= {name: value for name, value in training.items() if value}
     return read
 
 

@@ -191,7 +191,11 @@ class TextConfig(Section):
 class FusionConfig(Section):
     """Which modalities the classifier reads and how their features meet.
 
-    ``hidden`` is the width or rank of the kinds that have one.
+    ``hidden`` is the width or rank of the kinds that have one. The others are for training alone:
+    ``modality_dropout`` is the probability that a record loses one of its modalities in an epoch,
+    ``auxiliary`` the weight of the loss of a linear head on each modality alone, ``modulation``
+    how much the leading modality's encoder is slowed (alpha of Peng et al. 2022). ``average``
+    reads none of them, since its modalities learn apart.
     """
 
     modalities: Annotated[
@@ -202,6 +206,9 @@ class FusionConfig(Section):
     ] = ("image", "text")
     kind: Literal["concat", "average", "mlp", "gated", "bilinear", "cross_attention"] = "concat"
     hidden: PositiveInt = 64
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    auxiliary: Annotated[float, Field(ge=0)] = 0.0
+    modulation: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
     def _each_modality_once(self) -> "FusionConfig":
@@ -213,6 +220,12 @@ class FusionConfig(Section):
     def _kind_can_do_it(self) -> "FusionConfig":
         if self.kind == "cross_attention" and self.hidden % 4:
             raise ValueError(f"hidden {self.hidden} is no multiple of cross_attention's 4 tokens")
+        apart = self.kind in ("concat", "average") or len(self.modalities) == 1
+        if self.modulation and not apart and not self.auxiliary:
+            raise ValueError(
+                f"modulation {self.modulation:g} compares what each modality says alone, which "
+                f"{self.kind} shows only with auxiliary above 0"
+            )
         return self
 
 

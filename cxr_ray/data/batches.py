@@ -85,6 +85,28 @@ def epoch_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def draw_lost(count: int, share: float, seed: int, epoch: int) -> NDArray[np.int64] | None:
+    """Draw which of two modalities each record loses in an epoch, never both.
+
+    A draw belongs to (seed, epoch, record), so that no batch or worker changes it.
+
+    Parameters
+    ----------
+    count
+        Number of records of the cohort, N.
+    share
+        Probability that a record loses one of the two, either being as likely.
+
+    Returns
+    -------
+    (N,) the place of the lost modality, 0 or 1, or -1; None where ``share`` is 0.
+    """
+    if not share:
+        return None
+    rng = np.random.default_rng([seed, epoch, 0x0D])
+    return np.where(rng.random(count) < share, rng.integers(2, size=count), -1)
+
+
 def scoring_batches(
     records: NDArray[np.int64], batch: int, lengths: NDArray[np.int64] | None = None
 ) -> list[NDArray[np.int64]]:

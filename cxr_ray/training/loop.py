@@ -16,13 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
-from cxr_ray.data.batches import collate, epoch_batches, scoring_batches, shard
+from cxr_ray.data.batches import collate, draw_lost, epoch_batches, scoring_batches, shard
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.evaluation.ranking import auroc, average_precision
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, load_state, save_state
 from cxr_ray.training.losses import Loss, build_loss
 from cxr_ray.training.schedule import build_schedule
+from cxr_ray.training.task import TrainingTask
 from cxr_ray.training.world import World
 
 SCORING_BATCH = 256
@@ -75,18 +76,20 @@ def fit(
     """
     train = arm.indices("train", own=True)
     loss = build_loss(config.loss, float(arm.label[train].mean()))
-    trained = [p for p in model.parameters() if p.requires_grad]
+    task = TrainingTask(config, model, loss)
+    trained = [p for p in task.parameters() if p.requires_grad]
     kind = torch.optim.AdamW if config.train.optimizer == "adamw" else torch.optim.Adam
     optimizer = kind(trained, lr=config.train.lr, weight_decay=config.train.weight_decay)
     schedule = build_schedule(config.train, optimizer)
-    wrapped: nn.Module = model
+    wrapped: nn.Module = task
     if world.size > 1:
-        wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+        wrapped = DistributedDataParallel(task, broadcast_buffers=False)
     history: list[dict[str, Any]] = []
     best_epoch, epoch = -1, 0
     if (checkpoints / LAST_FILE).exists():
         state = load_state(checkpoints / LAST_FILE)
         model.load_state_dict(state["model"])
+        task.load_state_dict(state.get("training_only", {}), strict=False)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         history, best_epoch, epoch = state["history"], state["best_epoch"], state["epoch"]
@@ -95,7 +98,7 @@ def fit(
         began = time.perf_counter()
         rate = schedule.get_last_lr()[0]
         train_loss = _train_epoch(
-            config, arm, train, wrapped, loss, optimizer, epoch, world, should_stop
+            config, arm, train, task, wrapped, optimizer, epoch, world, should_stop
         )
         schedule.step()
         world.share(model.buffers())
@@ -113,6 +116,7 @@ def fit(
                 checkpoints / LAST_FILE,
                 {
                     "model": model.state_dict(),
+                    "training_only": task.training_only(),
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "history": history,
@@ -130,8 +134,8 @@ def _train_epoch(
     config: ExperimentConfig,
     arm: ArmData,
     train: NDArray[np.int64],
-    model: nn.Module,
-    loss: Loss,
+    task: TrainingTask,
+    wrapped: nn.Module,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     world: World,
@@ -147,12 +151,13 @@ def _train_epoch(
         lengths=lengths,
         weights=_sampling_weights(config, arm.label[train]),
     )
+    lost = draw_lost(len(arm.label), config.fusion.modality_dropout, config.train.seed, epoch)
     total = torch.zeros((), dtype=torch.float64)
     for step, batch in enumerate(batches):
         if world.agree(should_stop()):
             raise TrialStopped("the trial was asked to stop")
         # Dropout's draws depend on where training is, not on how it got there.
-        torch.manual_seed(_step_seed(config.train.seed, epoch, step, world.rank))
+        torch.manual_seed(_seed_of(config.train.seed, epoch, step, world.rank))
         optimizer.zero_grad(set_to_none=True)
         parts = np.array_split(shard(batch, world.rank, world.size), config.train.accumulate)
         # One record has no variance. All ranks decide alike: SyncBatchNorm waits for every one.
@@ -160,25 +165,26 @@ def _train_epoch(
         step_loss = torch.zeros((), dtype=torch.float64)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            with nullcontext() if last or world.size == 1 else model.no_sync():  # type: ignore[operator]
-                summed = _summed_loss(model, loss, arm, part, batch, still, world.device, config)
+            with nullcontext() if last or world.size == 1 else wrapped.no_sync():  # type: ignore[operator]
+                summed = _summed_loss(wrapped, arm, part, batch, lost, still, world.device, config)
                 # DDP averages gradients over ranks: scaled so, they add up to the global mean's.
                 (summed * world.size / len(batch)).backward()
             step_loss += summed.detach().to("cpu", torch.float64)
         step_loss = world.sum(step_loss)
         if not math.isfinite(step_loss):
             raise TrialError(f"the training loss is {step_loss} in epoch {epoch}, step {step}")
+        task.adjust_gradients(world, _seed_of(config.train.seed, epoch, step))
         optimizer.step()
         total += step_loss
     return float(total) / sum(map(len, batches))
 
 
 def _summed_loss(
-    model: nn.Module,
-    loss: Loss,
+    task: nn.Module,
     arm: ArmData,
     part: NDArray[np.int64],
     batch: NDArray[np.int64],
+    lost: NDArray[np.int64] | None,
     still: bool,
     device: torch.device,
     config: ExperimentConfig,
@@ -190,17 +196,16 @@ def _summed_loss(
     batch-norm uses its running statistics and moves none.
     """
     empty = len(part) == 0
-    dtype = DTYPES[config.compute.precision]
-    data = collate(arm, batch[:1] if empty else part, device, dtype)
-    model.train()
+    records = batch[:1] if empty else part
+    data = collate(arm, records, device, DTYPES[config.compute.precision])
+    task.train()
     if still:
-        for module in model.modules():
+        for module in task.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    with torch.autocast(device.type, torch.bfloat16, config.compute.precision == "bfloat16"):
-        logits = model(data)
-    summed = loss(logits.to(dtype), data.label).sum()
-    return summed * 0 if empty else summed
+    without = None if lost is None else torch.from_numpy(lost[records]).to(device)
+    summed: Tensor = task(data, without, 0.0 if empty else 1.0)
+    return summed
 
 
 def _validate(
@@ -282,5 +287,5 @@ def _sampling_weights(
     return np.where(label == 1, 0.5 / share, 0.5 / (1 - share))
 
 
-def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
+def _seed_of(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1)[0])

@@ -84,6 +84,9 @@ DECISIONS = {
     "fusion.modalities": (None, EVERY),
     "fusion.kind": ("gated", {"multimodal"}),
     "fusion.hidden": ("32", NEVER),
+    "fusion.modality_dropout": ("0.2", {"multimodal"}),
+    "fusion.auxiliary": ("0.5", {"multimodal"}),
+    "fusion.modulation": ("0.5", {"multimodal"}),
     "loss.kind": ("bce", EVERY),
     "loss.alpha": ("0.5", EVERY),
     "loss.gamma": ("3", EVERY),
@@ -109,7 +112,7 @@ DECISIONS = {
     "compute.channels_last": (True, NEVER),
 }
 FUSION_KINDS = get_args(FusionConfig.model_fields["kind"].annotation)
-FUSION_READS = {"fusion.hidden"}
+FUSION_READS = {"fusion.hidden", "fusion.modality_dropout", "fusion.auxiliary"}
 LOSS_READS = {
     "bce": set(),
     "focal": {"loss.alpha", "loss.gamma"},
@@ -151,7 +154,7 @@ def test_what_is_off_leaves_the_papers_fusion_as_if_the_field_did_not_exist():
     config = resolve([parse_assignments(SMALL)])
     assert recipe_read(config)["fusion"] == {"kind": "concat", "modalities": ["image", "text"]}
     for alone in ("image", "text"):
-        every = ["fusion.kind=mlp", "fusion.hidden=8"]
+        every = ["fusion.kind=mlp", "fusion.hidden=8", "fusion.auxiliary=1"]
         config = resolve([parse_assignments([*every, f"fusion.modalities={alone}"])])
         assert recipe_read(config)["fusion"] == {"modalities": [alone]}
 

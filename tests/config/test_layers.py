@@ -127,6 +127,14 @@ def test_attention_splits_its_width_among_four_tokens():
     configured("fusion.kind=mlp", "fusion.hidden=6")
 
 
+def test_modulation_needs_what_each_modality_says_alone():
+    with pytest.raises(InputError, match="mlp shows only with auxiliary above 0"):
+        configured("fusion.kind=mlp", "fusion.modulation=0.5")
+    configured("fusion.kind=mlp", "fusion.modulation=0.5", "fusion.auxiliary=0.1")
+    configured("fusion.kind=concat", "fusion.modulation=0.5")
+    configured("fusion.kind=mlp", "fusion.modulation=0.5", "fusion.modalities=image")
+
+
 def test_modalities_have_one_order_however_they_are_given():
     config = configured("fusion.modalities=text,image", "data.require=[text,image,text]")
     assert config.fusion.modalities == config.data.require == ("image", "text")

@@ -22,6 +22,13 @@ EXACT = {
     "train__schedule": "constant",
     "loss__kind": "focal",
 }
+ALL_OF_FUSION = {
+    "fusion__kind": "gated",
+    "fusion__hidden": 8,
+    "fusion__modality_dropout": 0.4,
+    "fusion__auxiliary": 0.5,
+    "fusion__modulation": 0.6,
+}
 
 
 def observed(config, root, folder, world):
@@ -35,9 +42,9 @@ def observed(config, root, folder, world):
         if not gradients:
             gradients.extend(p.grad.clone() for g in optimizer.param_groups for p in g["params"])
 
-    def keep_part(model, loss, arm, part, *rest):
+    def keep_part(task, arm, part, *rest):
         parts.append(part.tolist())
-        return summed_loss(model, loss, arm, part, *rest)
+        return summed_loss(task, arm, part, *rest)
 
     summed_loss, loop._summed_loss = loop._summed_loss, keep_part
     handle = register_optimizer_step_pre_hook(keep_gradients)
@@ -148,8 +155,10 @@ def test_two_workers_compute_what_one_does_where_the_last_batch_does_not_divide(
     config = tiny_config(**EXACT, train__batch=batch)
     sizes = [len(each) for each in epoch_batches(np.arange(count), batch, seed=0, epoch=0)]
     assert any(size % 2 for size in sizes)
-    (together,) = in_processes(2, [config], phantom, tmp_path)
+    fused = tiny_config(**EXACT, **ALL_OF_FUSION, train__batch=batch)
+    together, fused_together = in_processes(2, [config, fused], phantom, tmp_path)
     assert_same(here(config, phantom, tmp_path / "alone"), together)
+    assert_same(here(fused, phantom, tmp_path / "fused"), fused_together)
 
 
 def test_a_worker_whose_share_is_empty_changes_nothing_and_one_record_is_no_batch(
@@ -157,7 +166,9 @@ def test_a_worker_whose_share_is_empty_changes_nothing_and_one_record_is_no_batc
 ):
     batch = batch_that_leaves(count, [2])
     config = tiny_config(**EXACT, train__batch=batch)
-    frozen = tiny_config(**EXACT, image__freeze=("conv1", "layer1"), train__batch=batch)
+    frozen = tiny_config(
+        **EXACT, **ALL_OF_FUSION, image__freeze=("conv1", "layer1"), train__batch=batch
+    )
     accumulated = frozen.model_copy(
         update={"train": frozen.train.model_copy(update={"accumulate": 2})}
     )

@@ -30,6 +30,15 @@ EXACT = {
 }
 
 
+ALL_OF_FUSION = {
+    "fusion__kind": "mlp",
+    "fusion__hidden": 8,
+    "fusion__modality_dropout": 0.4,
+    "fusion__auxiliary": 0.5,
+    "fusion__modulation": 0.6,
+}
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
@@ -121,10 +130,18 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("modalities", ["image", "text", ["image", "text"]])
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        {"fusion__modalities": "image"},
+        {"fusion__modalities": "text"},
+        {"fusion__modalities": ["image", "text"]},
+        ALL_OF_FUSION,
+    ],
+)
 @pytest.mark.parametrize("how", ["after_an_epoch", "inside_an_epoch"])
-def test_an_interrupted_training_continues_to_the_same_bits(phantom, tmp_path, modalities, how):
-    config = tiny_config(fusion__modalities=modalities, text__dropout=0.2, image__shift=0.05)
+def test_an_interrupted_training_continues_to_the_same_bits(phantom, tmp_path, fusion, how):
+    config = tiny_config(**fusion, text__dropout=0.2, image__shift=0.05)
     whole, model, arm = trained(phantom, config, tmp_path / "whole")
 
     def break_after_second(row):
@@ -235,8 +252,8 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_its_place(phantom, tmp_p
 
 
 def test_validation_logits_that_are_not_finite_fail_the_trial(phantom, tmp_path, monkeypatch):
-    def poison(config, arm, train, model, *_):
-        model.head.linear.weight.data.fill_(float("nan"))
+    def poison(config, arm, train, task, *_):
+        task.model.head.linear.weight.data.fill_(float("nan"))
         return 0.5
 
     monkeypatch.setattr(loop, "_train_epoch", poison)
@@ -260,10 +277,10 @@ def first_gradients(phantom, config, folder):
     return history, found
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 7])
-def test_accumulating_changes_neither_gradients_nor_losses(phantom, tmp_path, accumulate):
-    whole, wanted = first_gradients(phantom, tiny_config(**EXACT), tmp_path / "whole")
-    config = tiny_config(**EXACT, train__accumulate=accumulate)
+@pytest.mark.parametrize(("accumulate", "fusion"), [(2, {}), (3, {}), (7, {}), (3, ALL_OF_FUSION)])
+def test_accumulating_changes_neither_gradients_nor_losses(phantom, tmp_path, accumulate, fusion):
+    whole, wanted = first_gradients(phantom, tiny_config(**EXACT, **fusion), tmp_path / "whole")
+    config = tiny_config(**EXACT, **fusion, train__accumulate=accumulate)
     parts, found = first_gradients(phantom, config, tmp_path / "parts")
     assert len(found) == len(wanted) > 20
     assert max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) < 1e-12
