@@ -229,6 +229,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         write_page(storage, study.folder, study.record, tables)
         listener.phase("logging to MLflow")
+        tracking.try_again()
         for identity in done:
             tracking.log_trial(members[identity], storage.trials / identity)
         for identity, reason in failed.items():

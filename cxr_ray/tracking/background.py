@@ -13,8 +13,9 @@ from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow
 class BackgroundTracker:
     """Queues the calls that log one study.
 
-    The first call that fails ends the tracking of this run, and ``problem`` says why; the next run
-    logs what is missing.
+    The first call that fails ends the tracking, and ``problem`` says why, so that no trial waits
+    for a server that is gone; `try_again` begins anew. Whatever is missing in the end, the next
+    run logs.
 
     Parameters
     ----------
@@ -31,8 +32,9 @@ class BackgroundTracker:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
         self._tracker: Tracker | None = None
         self._last: Future[None] | None = None
+        self._place = uri, artifacts
         import_mlflow()
-        self._queue(lambda: self._connect(uri, artifacts))
+        self._queue(self._connect)
 
     def __enter__(self) -> "BackgroundTracker":
         return self
@@ -61,7 +63,14 @@ class BackgroundTracker:
         """Queue the closing of the parent run."""
         self._call(lambda tracker: tracker.finish(self._study, artifacts, complete=complete))
 
-    def _connect(self, uri: str, artifacts: Path | None) -> None:
+    def try_again(self) -> None:
+        """Connect once more where tracking has ended: the server may be back."""
+        if self.problem is not None:
+            self._tracker = self._last = None
+            self._queue(self._connect)
+
+    def _connect(self) -> None:
+        uri, artifacts = self._place
         with self._alone(artifacts):
             self._tracker = Tracker(uri, artifacts)
             self._tracker.start(self._study)
