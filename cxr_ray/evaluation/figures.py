@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cxr_ray.evaluation.calibration_figures import reliability_points
 from cxr_ray.evaluation.confusion import confusion_rows
 from cxr_ray.evaluation.labels import as_labels, as_scores
 from cxr_ray.evaluation.metrics import expected_calibration_error
-from cxr_ray.evaluation.proportions import wilson_interval
 from cxr_ray.evaluation.ranking import auroc, average_precision
 
 Curves = Mapping[str, tuple[ArrayLike, ArrayLike]]
@@ -108,21 +108,11 @@ def reliability_figure(curves: Curves, *, bins: int = 10, ece_bins: int = 15) ->
         positive = as_labels(label)
         chance = as_scores(probability, len(positive))
         error = expected_calibration_error(positive, chance, bins=ece_bins)
-        own_bin = np.searchsorted(np.sort(chance), chance, side="left") * bins // len(chance)
-        points = []
-        for number in np.unique(own_bin):
-            members = own_bin == number
-            hits, total = int(positive[members].sum()), int(members.sum())
-            interval = wilson_interval(hits, total)
-            share = hits / total
-            points.append(
-                (chance[members].mean(), share, share - interval.low, interval.high - share)
-            )
-        x, y, below, above = np.array(points).T
+        x, y, low, high = reliability_points(positive, chance, bins)
         axes.errorbar(
             x,
             y,
-            yerr=[below, above],
+            yerr=[y - low, high - y],
             marker="o",
             markersize=4,
             capsize=2,

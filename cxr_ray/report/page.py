@@ -21,6 +21,7 @@ from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
 from cxr_ray.report.answer import answer
+from cxr_ray.report.calibration_section import calibration_section
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
@@ -214,6 +215,9 @@ def _content(
         row["said"] = _name_levels(row)
     sensitivity = _rows(tables.sensitivity, names)
     contribution = _rows(tables.contribution, names)
+    calibrated = calibration_section(storage, done, tables.net_benefit)
+    if calibrated is not None:
+        calibrated |= {name: _picture(calibrated[name]) for name in ("reliability", "decision")}
     measures = {row["measure"].removesuffix(WITHIN_CLASS) for row in contribution}
     return {
         "study": study,
@@ -234,6 +238,7 @@ def _content(
         "exploratory": [row for row in comparisons if row["family"] != PRIMARY],
         "subgroups": subgroup_section(tables.subgroups, names),
         "trials": trials,
+        "calibrated": calibrated,
         "figures": TRIAL_FIGURES,
         "curves": _picture(_learning_curves(storage, kept, names)),
         "cohorts": cohorts,

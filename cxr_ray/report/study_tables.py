@@ -11,6 +11,7 @@ import pandas as pd
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.figures import comparison_figure
 from cxr_ray.evaluation.multiplicity import holm
+from cxr_ray.report.calibration_section import calibration_sentence
 from cxr_ray.report.comparisons import LEVEL, comparisons_table
 from cxr_ray.report.fold_comparison import UnlikeFoldsError, compare_fits
 from cxr_ray.report.leaderboard import StudyTables
@@ -57,7 +58,8 @@ def write_study_tables(
         f"Data: {study['source']}, profile {study['profile']}. Printed figures, where there are "
         "any, are Chao & Li's on MIMIC-CXR."
     )
-    notes = [*remarks]
+    calibrated = calibration_sentence(tables.leaderboard)
+    notes = [*remarks, *([calibrated] if calibrated else [])]
     if found.tables:  # else the study is not about the paper's models
         notes += [f"{title}: left out, since {why}." for title, why in found.left_out.items()]
     reasons: dict[str, list[str]] = {}

@@ -17,6 +17,7 @@ from cxr_ray.errors import InputError
 from cxr_ray.evaluation.leakage import Finding
 from cxr_ray.report.answer import answer
 from cxr_ray.report.audit import TextAudit
+from cxr_ray.report.calibration_section import CALIBRATION, POINTS
 from cxr_ray.report.leaderboard import collect_tables, read_tables
 from cxr_ray.report.page import PAGE_FILE, format_chance, format_signed, rebuild_page
 from cxr_ray.report.result_table import format_share
@@ -236,6 +237,23 @@ def test_every_multimodal_model_has_a_sentence_on_what_its_shuffles_show(page, s
             f"({drops[1]}, p "
         ) in text
     assert text.count("99 permutations are too few for a verdict.") == 2
+
+
+def test_thresholds_and_calibration_of_every_model_are_shown(page, study_folder):
+    leaderboard = pd.read_csv(study_folder / "leaderboard.csv")
+    shown = {
+        (int(place), attributes["data-column"])
+        for file, place, attributes, _ in page.figures
+        if file == "leaderboard.csv"
+    }
+    for place, row in leaderboard[leaderboard["status"] == "done"].iterrows():
+        if row["test_set"] == "own":
+            columns = [f"{name}_at_{at}" for at in POINTS for name in ("threshold", "recall", "f1")]
+        else:
+            columns = [name + end for name in CALIBRATION for end in ("", "_recalibrated")]
+        assert {(place, column) for column in columns} <= shown
+    assert "as none was declared" in page.text
+    assert sum("Decision curves" in image["alt"] for image in page.all("img")) == 1
 
 
 def test_the_tables_beside_the_paper_are_their_csv(page, study_folder):
