@@ -22,6 +22,7 @@ from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
 from cxr_ray.report.answer import answer
 from cxr_ray.report.calibration_section import calibration_section
+from cxr_ray.report.checklist import write_checklist
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
@@ -117,7 +118,7 @@ def rebuild_page(folder: Path) -> Path:
 def write_page(
     storage: Storage, folder: Path, study: Mapping[str, Any], tables: StudyTables
 ) -> Path:
-    """Write the page of a study from its tables and trial folders.
+    """Write the page of a study from its tables and trial folders, and the checklist beside it.
 
     Parameters
     ----------
@@ -149,6 +150,7 @@ def write_page(
         **_content(storage, study, tables, *read_audit(folder))
     )
     write_whole(folder / PAGE_FILE, page)
+    write_checklist(folder, study, page)
     return folder / PAGE_FILE
 
 

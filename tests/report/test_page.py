@@ -293,7 +293,8 @@ def test_the_page_is_one_file_that_asks_for_nothing(page):
     assert not page.all("script")
     assert not page.all("link")
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
-    assert all(link["href"].startswith("#") for link in page.all("a"))
+    inside = [link["href"] for link in page.all("a") if link["href"].startswith("#")]
+    assert {link["href"] for link in page.all("a")} - set(inside) == {"checklist.html"}
     assert "http://" not in page.source
     assert "https://" not in page.source
 
@@ -303,7 +304,16 @@ def test_pictures_have_text_and_every_link_has_its_section(page):
     assert all(image["alt"].strip() for image in page.all("img"))
     assert len(page.all("h1")) == 1
     places = {attributes.get("id") for _, attributes in page.elements}
-    assert {link["href"][1:] for link in page.all("a")} <= places
+    links = {link["href"] for link in page.all("a")}
+    assert {link[1:] for link in links if link.startswith("#")} <= places
+
+
+def test_the_checklist_beside_the_page_links_to_sections_that_the_page_has(page, study_folder):
+    checklist = Page(study_folder / "checklist.html")
+    places = {attributes.get("id") for _, attributes in page.elements}
+    links = {link["href"] for link in checklist.all("a")}
+    sections = {link.removeprefix("report.html#") for link in links if "report.html#" in link}
+    assert {"answer", "cohort", "audit", "leaderboard", "repeat"} <= sections <= places
 
 
 def test_text_of_a_study_stays_text(page):
