@@ -17,7 +17,7 @@ from cxr_ray.config.schema import ExperimentConfig, FusionConfig, ImageConfig, T
 PREPARE_VERSION = 1
 TRAINING_VERSION = 1
 EVALUATION_VERSION = 2
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 KEY_LENGTH = 16
 
 _LOSS_FIELDS = {

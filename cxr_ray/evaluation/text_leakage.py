@@ -120,9 +120,32 @@ def occurs_in(texts: Sequence[str], among: ArrayLike) -> BoolArray:
     >>> occurs_in(["No change.", "no  change.", "", "Worse."], [True, False, True, False]).tolist()
     [True, True, False, False]
     """
-    plain = [" ".join(text.lower().split()) for text in texts]
+    plain = [_plain(text) for text in texts]
     known = {text for text, is_in in zip(plain, np.asarray(among), strict=True) if is_in and text}
     return np.array([text in known for text in plain], bool)
+
+
+def same_texts(texts: Sequence[str]) -> list[list[int]]:
+    """Gather the texts that are the same, as `occurs_in` compares them.
+
+    Parameters
+    ----------
+    texts : (N,) sequence of str
+
+    Returns
+    -------
+    list of list of int
+        The places of every text that occurs twice or more.
+
+    Examples
+    --------
+    >>> same_texts(["No change.", "Worse.", "", "no  change.", ""])
+    [[0, 3]]
+    """
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(_plain(text), []).append(place)
+    return [each for text, each in places.items() if text and len(each) > 1]
 
 
 def find_label_words(
@@ -295,6 +318,10 @@ def judge_mask(
     grade: Grade = "finding" if leaks else "information"
     value, p = _number(masked.test.auroc), _number(paired.p_value)
     return Finding(f"text_probe:{mask}", grade, sentence, value, int(test.sum()), p_value=p)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _interval(

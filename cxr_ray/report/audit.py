@@ -30,8 +30,8 @@ from cxr_ray.evaluation.text_leakage import (
     find_label_words,
     judge_mask,
     judge_probe,
-    occurs_in,
     probe_text,
+    same_texts,
 )
 from cxr_ray.storage import write_whole
 
@@ -56,12 +56,12 @@ class TextAudit:
     Attributes
     ----------
     findings : tuple of Finding
-    repeated : tuple of str
-        Ids of the test records whose text occurs in the training part.
+    alike : tuple of tuple of str
+        Ids of the records that have the same text, for each text that occurs twice or more.
     """
 
     findings: tuple[Finding, ...]
-    repeated: tuple[str, ...]
+    alike: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def audit_texts(folder: Path, sections: Sequence[str], mask: str) -> TextAudit:
         return asdict(_check_texts(folder, read_cohort(folder), tuple(sections), mask))
 
     found = _check_once(folder, {"sections": list(sections), "mask": mask}, check)
-    return TextAudit(_findings(found), tuple(found["repeated"]))
+    return TextAudit(_findings(found), tuple(map(tuple, found["alike"])))
 
 
 def write_audit(audit: Audit, folder: Path) -> Path:
@@ -227,8 +227,9 @@ def _check_texts(
         findings.append(
             find_label_source([name or None for name in cohort["label_section"]], sections)
         )
-    again = occurs_in(read, part == "train") & (part == "test").to_numpy()
-    return TextAudit(tuple(findings), tuple(cohort["record_id"][again]))
+    names = cohort["record_id"].tolist()
+    alike = tuple(tuple(names[place] for place in places) for places in same_texts(read))
+    return TextAudit(tuple(findings), alike)
 
 
 def _check_columns(cohort: "pd.DataFrame") -> list[Finding]:

@@ -13,9 +13,12 @@ def read_cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[st
     for key in study["cohorts"]:
         folder = storage.prepared / key
         if (folder / "manifest.json").exists():
+            manifest = json.loads((folder / "manifest.json").read_text())
+            folds = {f"fold {n}": counts for n, counts in enumerate(manifest.get("folds", ()), 1)}
             yield {
                 "key": key,
-                "manifest": json.loads((folder / "manifest.json").read_text()),
+                "manifest": manifest,
+                "parts": folds or manifest["parts"],
                 "flow": json.loads((folder / "selection_flow.json").read_text()),
             }
 

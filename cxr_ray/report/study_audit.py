@@ -10,8 +10,9 @@ import pandas as pd
 from cxr_ray.evaluation.delong import auroc_interval
 from cxr_ray.evaluation.leakage import Finding
 from cxr_ray.report.audit import GRADES, TextAudit
+from cxr_ray.report.members import experiment_ids
 from cxr_ray.report.result_table import format_share
-from cxr_ray.report.trial_folder import PREDICTIONS_FILE, read_predictions
+from cxr_ray.report.trial_folder import PREDICTIONS_FILE, Predictions, read_predictions
 
 AUDIT_TABLE, RESCORED_TABLE = "audit.csv", "rescored.csv"
 AUDIT_COLUMNS = (
@@ -57,7 +58,7 @@ class StudyAudit:
         By cohort: all but the texts.
     texts : mapping of TextView to TextAudit
     views : mapping of str to TextView
-        By experiment id, for the models that read text.
+        By experiment id, for the trials that read text.
     """
 
     records: Mapping[str, tuple[Finding, ...]]
@@ -83,7 +84,7 @@ class StudyAudit:
         rows = [
             {**{name: member[name] for name in RESCORED_COLUMNS[:5]}, **row}
             for member in study["members"]
-            if (row := self._rescore(trials / member["experiment_id"])) is not None
+            if (row := self._rescore(trials, member)) is not None
         ]
         return pd.DataFrame(rows, columns=list(RESCORED_COLUMNS))
 
@@ -93,27 +94,15 @@ class StudyAudit:
         for view, audit in self.texts.items():
             yield from ((view.cohort, view.name, finding) for finding in audit.findings)
 
-    def _rescore(self, folder: Path) -> dict[str, Any] | None:
-        view = self.views.get(folder.name)
-        if view is None or not (folder / PREDICTIONS_FILE).exists():
+    def _rescore(self, trials: Path, member: Mapping[str, Any]) -> dict[str, Any] | None:
+        fits = experiment_ids(member)
+        view = self.views.get(fits[0])
+        if view is None or not all((trials / fit / PREDICTIONS_FILE).exists() for fit in fits):
             return None
-        predictions = read_predictions(folder)
-        test = predictions.rows("test", "full")
-        if not test.any():
-            return None
-        known = set(self.texts[view].repeated)
-        left = test & [name not in known for name in predictions.record_id]
-        row: dict[str, Any] = {"test_set": "full", "text": view.name}
-        for rows, suffix in ((test, ""), (left, "_left")):
-            label = predictions.label[rows]
-            row |= {f"n{suffix}": len(label), f"n_positive{suffix}": int(label.sum())}
-            if 0 < label.sum() < len(label):
-                found = auroc_interval(
-                    label, predictions.logit[rows], groups=predictions.group[rows]
-                )
-                row |= {f"auroc{suffix}": found.auroc, f"auroc{suffix}_low": found.low}
-                row[f"auroc{suffix}_high"] = found.high
-        return row
+        alike = self.texts[view].alike
+        rows = [_score_twice(read_predictions(trials / fit), alike) for fit in fits]
+        found = {"test_set": "full", "text": view.name}
+        return found | (_average(rows, member["fits"]) if "fits" in member else rows[0])
 
 
 def write_study_audit(
@@ -235,6 +224,43 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _score_twice(
+    predictions: Predictions, alike: Sequence[Sequence[str]]
+) -> dict[str, int | float]:
+    """Score the test records, and those of them whose text no record of training has."""
+    test = predictions.rows("test", "full")
+    # What a model was neither validated nor tested on, it was trained on.
+    held = set(predictions.record_id.tolist())
+    known = {name for names in alike if not held.issuperset(names) for name in names}
+    left = test & [name not in known for name in predictions.record_id.tolist()]
+    row: dict[str, int | float] = {}
+    for rows, suffix in ((test, ""), (left, "_left")):
+        label = predictions.label[rows]
+        row |= {f"n{suffix}": len(label), f"n_positive{suffix}": int(label.sum())}
+        if 0 < label.sum() < len(label):
+            found = auroc_interval(label, predictions.logit[rows], groups=predictions.group[rows])
+            row |= {f"auroc{suffix}": found.auroc, f"auroc{suffix}_low": found.low}
+            row[f"auroc{suffix}_high"] = found.high
+    return row
+
+
+def _average(
+    rows: Sequence[Mapping[str, int | float]], fits: Sequence[Mapping[str, Any]]
+) -> dict[str, int | float]:
+    """Count the records of the first repeat, and take the mean AUROC over the fits that have one.
+
+    There is no interval: `auroc_interval` knows one ranking, and each fit has its own.
+    """
+    first = [row for row, fit in zip(rows, fits, strict=True) if fit["repeat"] == fits[0]["repeat"]]
+    counts = ("n", "n_positive", "n_left", "n_positive_left")
+    found: dict[str, int | float] = {name: sum(row[name] for row in first) for name in counts}
+    for name in ("auroc", "auroc_left"):
+        areas = [row[name] for row in rows if name in row]
+        if areas:
+            found[name] = sum(areas) / len(areas)
+    return found
 
 
 def _row(finding: Finding) -> dict[str, Any]:

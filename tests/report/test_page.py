@@ -132,12 +132,12 @@ def leaky_audit():
     """An audit with a grave finding and test texts that occur in training."""
     view = TextView("c" * 16, ("full",), "none")
     leak = Finding("text_probe", "finding", "Words give it away.", 0.987654, 400)
-    known = tuple(f"{RECORD}{place}" for place in range(TEST, TEST + 60, 3))
+    alike = tuple((f"{RECORD}{place}", "trained") for place in range(TEST, TEST + 60, 3))
     repeats = Finding("identical_texts", "information", "Some.", 20.0, 400, measure="texts")
     width = Finding("shortcut:image width", "information", "No.", 0.5, 400, p_value=0.25)
     return StudyAudit(
         {view.cohort: (width,)},
-        {view: TextAudit((leak, repeats), known)},
+        {view: TextAudit((leak, repeats), alike)},
         {identity: view for (modality, _), identity in IDS.items() if modality != "image"},
     )
 

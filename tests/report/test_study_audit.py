@@ -18,6 +18,8 @@ from cxr_ray.report.trial_folder import write_predictions
 VIEW = TextView("c" * 16, ("findings", "impression"), "label_terms")
 READS, READS_NOT = "1" * 16, "2" * 16
 REPEATED = tuple(f"r{number}" for number in range(40, 120))
+# Each of them has the text of a record that neither validation nor test holds.
+ALIKE = tuple((name, f"trained-{name}") for name in REPEATED)
 
 
 def finding(kind, grade="information", value=0.5):
@@ -29,7 +31,9 @@ def audit():
     texts = (finding("identical_texts"), finding("text_probe", "finding", 0.99))
     records = (finding("shortcut:width", "finding", 0.7), finding("image_copies"))
     return StudyAudit(
-        {VIEW.cohort: records}, {VIEW: TextAudit(texts, REPEATED)}, {READS: VIEW, "gone": VIEW}
+        {VIEW.cohort: records},
+        {VIEW: TextAudit(texts, (*ALIKE, ("r150", "r151", "r3")))},
+        {READS: VIEW, "gone": VIEW},
     )
 
 
@@ -84,8 +88,34 @@ def test_a_model_that_reads_text_is_scored_again_without_texts_seen_in_training(
     assert (row["n"], row["n_left"]) == (140, 80)
 
 
+def test_a_cross_validated_model_is_scored_fit_by_fit_each_by_its_own_training(audit, trials):
+    label = np.array([1, 0, 1, 0, 1, 0, 1, 0], np.int8)
+    for fold in (1, 2):
+        (trials / f"fit{fold}").mkdir()
+        test = slice(4 * fold - 4, 4 * fold)
+        write_predictions(
+            trials / f"fit{fold}",
+            record_id=np.array([f"r{number}" for number in range(8)])[test],
+            group=np.array([f"p{number}" for number in range(8)])[test],
+            part=np.repeat("test", 4),
+            in_own=np.ones(4, bool),
+            label=label[test],
+            logit=np.array([0.0, 1.0, 3.0, 2.0] if fold == 1 else [2.0, 1.0, 4.0, 3.0]),
+        )
+    # The text of r0 is that of r4, which the first fit was trained on; r6 and r7 stay in one fold.
+    alike = TextAudit((), (("r0", "r4"), ("r6", "r7")))
+    audit = StudyAudit({}, {VIEW: alike}, {"fit1": VIEW, "fit2": VIEW})
+    fits = [{"experiment_id": f"fit{fold}", "repeat": 1, "fold": fold} for fold in (1, 2)]
+    whole = {**study()["members"][0], "experiment_id": "all", "fits": fits}
+    (row,) = audit.rescored(trials, {"members": [whole]}).to_dict("records")
+    # Fold 1: positives 0 and 3 against 1 and 2, half of the pairs; without r0 all of them.
+    # Fold 2: positives 2 and 4 against 1 and 3, three of four pairs; without r4 all of them.
+    assert (row["auroc"], row["auroc_left"]) == ((0.5 + 0.75) / 2, 1.0)
+    assert [row[name] for name in ("n", "n_positive", "n_left", "n_positive_left")] == [8, 4, 6, 2]
+
+
 def test_without_a_class_left_there_is_no_figure_and_no_error(audit, trials):
-    everything = TextAudit((), tuple(f"r{number}" for number in range(200)))
+    everything = TextAudit((), tuple((f"r{number}", "trained") for number in range(200)))
     audit = StudyAudit(audit.records, {VIEW: everything}, audit.views)
     (row,) = audit.rescored(trials, study()).to_dict("records")
     assert row["n_left"] == 0
