@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cxr_ray.evaluation.folds import Folds, mean_defined
 from cxr_ray.evaluation.heads import HeadScorer
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels, as_scores
-from cxr_ray.evaluation.ranking import auroc_rows
-from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
-from cxr_ray.evaluation.sensitivity import (
-    Modality,
-    PermutationTest,
+from cxr_ray.evaluation.permutation import (
     excess_noise,
     percentiles_less_noise,
     permute_records,
 )
+from cxr_ray.evaluation.ranking import auroc_rows
+from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
+from cxr_ray.evaluation.sensitivity import Modality, PermutationTest
 
 USED = "used"
 NOT_SHOWN = "not shown to be used"
@@ -96,6 +96,7 @@ def auroc_shapley(
     n_resamples: int = 500,
     shuffles: int = 2,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
 ) -> tuple[Contribution, ...]:
     """Share what an additive head's AUROC has above chance between the two modalities.
 
@@ -117,6 +118,8 @@ def auroc_shapley(
         intervals as wide as eight do: see `cxr_ray.evaluation.sensitivity.permutation_test`.
     groups : (N,) array-like, optional
         The patient of each record, where a patient has several.
+    folds : Folds, optional
+        The fit that scored each entry of a cross-validation: figures are means over folds.
 
     Returns
     -------
@@ -145,7 +148,7 @@ def auroc_shapley(
         return a[image_index] + b[text_index]
 
     plan = _ShapleyPlan(permuted, n_repeats, n_resamples, shuffles)
-    return _shapley(score_rows, positive, plan, rng, groups)
+    return _shapley(score_rows, positive, plan, rng, groups, folds)
 
 
 def auroc_shapley_of_head(
@@ -160,6 +163,7 @@ def auroc_shapley_of_head(
     n_resamples: int = 100,
     shuffles: int = 2,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
 ) -> tuple[Contribution, ...]:
     """Share the AUROC of a head of any kind between the modalities; see `auroc_shapley`.
 
@@ -171,7 +175,7 @@ def auroc_shapley_of_head(
         ``score(image (M, D), text (M, D)) -> logits (M,)``.
     image, text : (N, D) array-like
         Cached features.
-    label, rng, permuted, n_repeats, n_resamples, shuffles, groups
+    label, rng, permuted, n_repeats, n_resamples, shuffles, groups, folds
         As in `auroc_shapley`.
 
     Returns
@@ -186,7 +190,7 @@ def auroc_shapley_of_head(
         return np.stack([np.asarray(score(pixels[i], words[t])).reshape(-1) for i, t in pairs])
 
     plan = _ShapleyPlan(permuted, n_repeats, n_resamples, shuffles)
-    return _shapley(score_rows, positive, plan, rng, groups)
+    return _shapley(score_rows, positive, plan, rng, groups, folds)
 
 
 def variance_shares(
@@ -197,6 +201,7 @@ def variance_shares(
     rng: np.random.Generator,
     n_resamples: int = 1000,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
 ) -> tuple[Contribution, ...]:
     """Split the variance of an additive head's logit between its parts, in total and within class.
 
@@ -209,6 +214,8 @@ def variance_shares(
         Number of resamples of a plain patient bootstrap.
     groups : (N,) array-like, optional
         The patient of each record, where a patient has several.
+    folds : Folds, optional
+        The fit that scored each entry of a cross-validation: figures are means over folds.
 
     Returns
     -------
@@ -232,17 +239,18 @@ def variance_shares(
     """
     positive = as_labels(label)
     a, b = (as_scores(part, len(positive)) for part in (image_part, text_part))
-    a, b = a - a.mean(), b - b.mean()  # sums of squares then keep their digits
-    moments = np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b])
-    by_class = np.hstack([moments * positive[:, None], moments * ~positive[:, None]])
-    observed = _shares(by_class.sum(axis=0)[None])
+    places = [np.arange(len(positive))] if folds is None else folds.places
+    moments = [_moments(a[place], b[place], positive[place]) for place in places]
+
+    def shares_of(weights: FloatArray) -> FloatArray:
+        with np.errstate(invalid="ignore"):  # a fold of which one class is not drawn
+            pairs = zip(places, moments, strict=True)
+            return mean_defined([_shares(weights[:, place] @ sums) for place, sums in pairs])
+
+    observed = shares_of(np.ones((1, len(positive))))
     sampler = PatientSampler.of(positive, groups)
-    drawn = np.vstack(
-        [
-            _shares(sampler.draw_weights(rng, size) @ by_class)
-            for size in chunk_sizes(n_resamples, len(positive))
-        ]
-    )
+    sizes = chunk_sizes(n_resamples, len(positive))
+    drawn = np.vstack([shares_of(sampler.draw_weights(rng, size)) for size in sizes])
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     names = [
         (f"{measure}{suffix}", modality)
@@ -281,16 +289,26 @@ def _shapley(
     plan: _ShapleyPlan,
     rng: np.random.Generator,
     groups: ArrayLike | None,
+    folds: Folds | None,
 ) -> tuple[Contribution, ...]:
     sampler = PatientSampler.of(positive, groups)
+
+    def area(own: IntArray, image: IntArray, text: IntArray) -> float:
+        """AUROC of the records `own`, each side's features taken from records of its own."""
+        label, scores = positive[own], score_rows(image[None], text[None])
+        if folds is None:
+            return float(auroc_rows(label, scores)[0])
+        found = folds.repeat_means(own, lambda place: auroc_rows(label[place], scores[:, place]))
+        return float(found.mean())
 
     def areas(own: IntArray, block: IntArray | None, repeats: int, side: Modality) -> FloatArray:
         """AUROCs of the records `own` with one side permuted."""
         found = np.empty(repeats)
+        strata = None if folds is None else folds.fit[own]
         for row in range(repeats):
-            others = permute_records(own, rng, blocks=block)[None]
-            pair = (others, own[None]) if side == "image" else (own[None], others)
-            found[row] = auroc_rows(positive[own], score_rows(*pair))[0]
+            others = permute_records(own, rng, strata, block)
+            pair = (others, own) if side == "image" else (own, others)
+            found[row] = area(own, *pair)
         return found
 
     every = np.arange(len(positive))
@@ -300,13 +318,13 @@ def _shapley(
         without_text = areas(every, blocks, plan.n_repeats, "text").mean()
     else:
         without_image, without_text = plan.permuted
-    both = auroc_rows(positive, score_rows(every[None], every[None]))[0]
+    both = area(every, every, every)
     drawn = np.empty((plan.n_resamples, 3))
     noise = np.zeros(3)
     for row in range(plan.n_resamples):
         own, block = sampler.draw(rng)
         image, text = (areas(own, block, plan.shuffles, side) for side in ("image", "text"))  # type: ignore[arg-type]
-        whole = auroc_rows(positive[own], score_rows(own[None], own[None]))[0]
+        whole = area(own, own, own)
         drawn[row] = _shares_of_auroc(whole, image.mean(), text.mean())
         # both shares hold half of the two permuted means' difference
         inner = (image.var(ddof=1) + text.var(ddof=1)) / 4
@@ -325,6 +343,13 @@ def _shares_of_auroc(
     image = (without_text - 0.5 + both - without_image) / 2
     text = (without_image - 0.5 + both - without_text) / 2
     return image, text, both - 0.5
+
+
+def _moments(a: FloatArray, b: FloatArray, positive: BoolArray) -> FloatArray:
+    """(N, 12) products whose weighted sums give every variance, by class."""
+    a, b = a - a.mean(), b - b.mean()  # sums of squares then keep their digits
+    moments = np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b])
+    return np.hstack([moments * positive[:, None], moments * ~positive[:, None]])
 
 
 def _shares(sums: FloatArray) -> FloatArray:

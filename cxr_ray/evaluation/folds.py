@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from cxr_ray.evaluation.bounds import percentile_interval, shifted_interval
@@ -58,6 +59,37 @@ class Folds:
             Of the shape that `of_fit` gives.
         """
         return mean_defined([of_fit(place) for place in self.places])
+
+    def strata(self, within: NDArray[Any] | None = None) -> IntArray:
+        """Give numbers that entries must share to change places: fit, and `within` if given."""
+        if within is None:
+            return self.fit
+        kinds, kind = np.unique(within, return_inverse=True)
+        return self.fit * len(kinds) + kind
+
+    def repeat_means(
+        self, entries: IntArray, of_places: Callable[[IntArray], FloatArray]
+    ) -> FloatArray:
+        """Average the figures of some entries, drawn with repetition or not, in each repeat.
+
+        Parameters
+        ----------
+        entries : (M,) array of int
+        of_places : callable
+            Gives the figures of the places of one fit's entries among the M.
+
+        Returns
+        -------
+        (repeats, ...) array of float64
+        """
+        fit = self.fit[entries]
+        found = {each: of_places(np.flatnonzero(fit == each)) for each in np.unique(fit)}
+        return np.stack(
+            [
+                mean_defined([found[each] for each in found if self.repeat[each] == repeat])
+                for repeat in np.unique(self.repeat)
+            ]
+        )
 
 
 def mean_defined(figures: Sequence[ArrayLike]) -> FloatArray:

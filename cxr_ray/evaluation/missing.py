@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cxr_ray.evaluation.contribution import Contribution
+from cxr_ray.evaluation.folds import Folds, mean_defined
 from cxr_ray.evaluation.heads import HeadScorer
 from cxr_ray.evaluation.intervals import weighted_figures
 from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
@@ -41,6 +42,7 @@ def missing_modality(
     rng: np.random.Generator,
     n_resamples: int = 1000,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
     threshold: float = 0.0,
 ) -> MissingModality:
     """Compare a model with itself, one modality replaced by the training part's mean feature.
@@ -55,6 +57,8 @@ def missing_modality(
     n_resamples : int
     groups : (N,) array-like, optional
         The patient of each record, where a patient has several.
+    folds : Folds, optional
+        The fit that scored each entry of a cross-validation: figures are means over folds.
     threshold : float
         On the logit.
 
@@ -83,16 +87,25 @@ def missing_modality(
     """
     positive = as_labels(label)
     logits = [as_scores(rows, len(positive)) for rows in (intact, image_missing, text_missing)]
-    observed = [
-        weighted_figures(np.ones((1, len(positive))), positive, rows, rows, threshold)
-        for rows in logits
-    ]
+    places = [np.arange(len(positive))] if folds is None else folds.places
+
+    def figures(weights: FloatArray, rows: FloatArray) -> dict[str, FloatArray]:
+        with np.errstate(invalid="ignore", divide="ignore"):  # of a class that is not drawn
+            found = [
+                weighted_figures(
+                    weights[:, place], positive[place], rows[place], rows[place], threshold
+                )
+                for place in places
+            ]
+        return {name: mean_defined([each[name] for each in found]) for name in found[0]}
+
+    observed = [figures(np.ones((1, len(positive))), rows) for rows in logits]
     sampler = PatientSampler.of(positive, groups)
     drawn: list[list[dict[str, FloatArray]]] = [[], [], []]
     for size in chunk_sizes(n_resamples, len(positive)):
         weights = sampler.draw_weights(rng, size)
         for place, rows in enumerate(logits):
-            drawn[place].append(weighted_figures(weights, positive, rows, rows, threshold))
+            drawn[place].append(figures(weights, rows))
 
     def draws(place: int, metric: str) -> FloatArray:
         return np.concatenate([part[metric] for part in drawn[place]])

@@ -8,14 +8,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cxr_ray.evaluation.confusion import confusion_rows
+from cxr_ray.evaluation.folds import Folds
 from cxr_ray.evaluation.heads import HeadScorer
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels, as_scores
+from cxr_ray.evaluation.permutation import (
+    excess_noise,
+    percentiles_less_noise,
+    permute_records,
+)
 from cxr_ray.evaluation.ranking import ranking_rows
 from cxr_ray.evaluation.resampling import PatientSampler
 
 Modality = Literal["image", "text"]
 SENSITIVITY_METRICS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
-AMPLE_SHUFFLES = 8
 CHUNK = 64  # rows scored at a time: 2.5 MB a table at 5,000 records
 
 _RowScorer = Callable[[IntArray, IntArray], FloatArray]
@@ -107,6 +112,7 @@ def permutation_test(
     shuffles: int = 3,
     within: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
     threshold: float = 0.0,
 ) -> PermutationTest:
     """Permute one modality of an additive head between patients.
@@ -131,6 +137,9 @@ def permutation_test(
     groups : (N,) array-like, optional
         The patient of each record, where a patient has several. The bootstrap then draws patients,
         and the permutation deals the records out patient by patient in random order.
+    folds : Folds, optional
+        The fit that scored each entry of a cross-validation, whose `groups` are then needed:
+        entries change places within their fit, and figures are means over folds.
     threshold : float
         A record is called positive where logit >= threshold; 0 is a probability of .5.
 
@@ -157,6 +166,11 @@ def permutation_test(
     Within classes, permuting the image and permuting the text are one test: a class's pairs have
     the same distribution, whichever side moves.
 
+    Repeats of a cross-validation test the same patients, and permutations made in each for itself
+    would not show how alike their figures are. So each repeat has a p-value of its own, and twice
+    their median is given, which holds whatever they have in common (Meinshausen, Meier & Buehlmann
+    2009).
+
     Examples
     --------
     >>> rng = np.random.default_rng(0)
@@ -177,7 +191,7 @@ def permutation_test(
         return a[image_index] + b[text_index] + intercept
 
     plan = _Plan(shuffle, n_repeats, n_resamples, shuffles, threshold)
-    return _run(score_rows, positive, plan, rng, within, groups)
+    return _run(score_rows, positive, plan, rng, within, groups, folds)
 
 
 def permutation_test_of_head(
@@ -193,6 +207,7 @@ def permutation_test_of_head(
     shuffles: int = 1,
     within: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    folds: Folds | None = None,
     threshold: float = 0.0,
 ) -> PermutationTest:
     """Permute one modality's features under a head of any kind; see `permutation_test`.
@@ -207,7 +222,7 @@ def permutation_test_of_head(
         ``score(image (M, D), text (M, D)) -> logits (M,)``.
     image, text : (N, D) array-like
         Cached features.
-    label, shuffle, rng, n_repeats, n_resamples, shuffles, within, groups, threshold
+    label, shuffle, rng, n_repeats, n_resamples, shuffles, within, groups, folds, threshold
         As in `permutation_test`.
 
     Returns
@@ -222,110 +237,7 @@ def permutation_test_of_head(
         return np.stack([np.asarray(score(pixels[i], words[t])).reshape(-1) for i, t in pairs])
 
     plan = _Plan(shuffle, n_repeats, n_resamples, shuffles, threshold)
-    return _run(score_rows, positive, plan, rng, within, groups)
-
-
-def permute_records(
-    index: IntArray,
-    rng: np.random.Generator,
-    strata: ArrayLike | None = None,
-    blocks: ArrayLike | None = None,
-) -> IntArray:
-    """Permute `index`, within strata, whole blocks where records come in blocks.
-
-    Parameters
-    ----------
-    index : (N,) array of int
-    rng : numpy.random.Generator
-    strata : (N,) array-like, optional
-        Entries change places only within equal strata.
-    blocks : (N,) array of int, optional
-        Blocks (patients) are put in random order and their entries dealt, in that order, to the
-        places of all blocks: entries of one block stay neighbours, so that their dependence
-        is kept wherever sizes allow.
-
-    Returns
-    -------
-    (N,) array of int
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> sorted(permute_records(np.arange(4), rng).tolist())
-    [0, 1, 2, 3]
-    >>> permute_records(np.arange(4), rng, strata=[0, 0, 1, 1])[:2].max()
-    np.int64(1)
-    """
-    if strata is None:
-        places = [np.arange(len(index))]
-    else:
-        own = np.asarray(strata)
-        places = [np.flatnonzero(own == stratum) for stratum in np.unique(own)]
-    permuted = index.copy()
-    for place in places:
-        if blocks is None:
-            permuted[place] = rng.permutation(index[place])
-            continue
-        block = np.asarray(blocks)[place]
-        receiving = place[np.argsort(block, kind="stable")]
-        draw = rng.random(int(block.max(initial=0)) + 1)[block]
-        permuted[receiving] = index[place[np.argsort(draw, kind="stable")]]
-    return permuted
-
-
-def excess_noise(shuffles: int) -> float:
-    """Give the variance of a mean of `shuffles` permutations above that of a mean of eight.
-
-    Parameters
-    ----------
-    shuffles : int
-
-    Returns
-    -------
-    float
-        In units of one permutation's variance; 0 for eight and more.
-
-    Examples
-    --------
-    >>> excess_noise(2), excess_noise(8)
-    (0.375, 0.0)
-    """
-    return max(0.0, 1 / shuffles - 1 / AMPLE_SHUFFLES)
-
-
-def percentiles_less_noise(
-    draws: FloatArray, noise: ArrayLike, *, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
-    """Percentile interval of bootstrap draws that carry a known variance of their own.
-
-    Deviations from the median are scaled so that their variance is the draws' less `noise`: the
-    idea of variance components, for draws that are means of a few random permutations.
-
-    Parameters
-    ----------
-    draws : (R, K) array of float64
-    noise : (K,) array-like
-        Variance of the draws that is none of the statistic's; 0 gives the plain percentiles.
-    confidence : float
-
-    Returns
-    -------
-    low, high : (K,) arrays of float64
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> draws = rng.normal(size=(4_000, 1)) + rng.normal(size=(4_000, 1))
-    >>> low, high = percentiles_less_noise(draws, [1.0])
-    >>> round(float(high[0] - low[0]))  # 2 x 1.96, not sqrt(2) times that
-    4
-    """
-    spread = draws.var(axis=0)
-    share = np.divide(noise, spread, out=np.zeros_like(spread), where=spread > 0)
-    middle = np.median(draws, axis=0)
-    scaled = middle + (draws - middle) * np.sqrt(np.clip(1 - share, 0, 1))
-    low, high = np.quantile(scaled, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
-    return low, high
+    return _run(score_rows, positive, plan, rng, within, groups, folds)
 
 
 def _run(
@@ -335,21 +247,32 @@ def _run(
     rng: np.random.Generator,
     within: ArrayLike | None,
     groups: ArrayLike | None,
+    folds: Folds | None,
 ) -> PermutationTest:
     strata = None if within is None else np.asarray(within)
+    if folds is not None:
+        strata = folds.strata(strata)
     sampler = PatientSampler.of(positive, groups)
     blocks = sampler.block if sampler.grouped else None
     every = np.arange(len(positive))
 
     def figures_of(own: IntArray, others: IntArray) -> FloatArray:
-        """Figures of the records `own`, the permuted modality taken from each row of `others`."""
+        """Figures of the records `own`, the permuted modality taken from each row of `others`.
+
+        (repeats, rows, metrics); what is not cross-validated is one repeat.
+        """
         kept = np.broadcast_to(own, others.shape)
         image, text = (others, kept) if plan.shuffle == "image" else (kept, others)
-        return _metric_rows(positive[own], score_rows(image, text), plan.threshold)
+        scores, label = score_rows(image, text), positive[own]
+        if folds is None:
+            return _metric_rows(label, scores, plan.threshold)[None]
+        return folds.repeat_means(
+            own, lambda place: _metric_rows(label[place], scores[:, place], plan.threshold)
+        )
 
-    intact = figures_of(every, every[None])[0]
+    intact = figures_of(every, every[None])
     chunks = _chunks(plan.n_repeats, lambda: permute_records(every, rng, strata, blocks))
-    perturbed = np.concatenate([figures_of(every, others) for others in chunks])
+    perturbed = np.concatenate([figures_of(every, others) for others in chunks], axis=1)
 
     drops = np.empty((plan.n_resamples, len(SENSITIVITY_METRICS)))
     noise = np.zeros(len(SENSITIVITY_METRICS))
@@ -357,7 +280,7 @@ def _run(
         own, block = sampler.draw(rng)
         drawn = None if strata is None else strata[own]
         others = [permute_records(own, rng, drawn, block) for _ in range(plan.shuffles)]
-        figures = figures_of(own, np.stack([own, *others]))  # the first row is intact
+        figures = figures_of(own, np.stack([own, *others])).mean(axis=0)  # the first is intact
         drops[row] = figures[0] - figures[1:].mean(axis=0)
         if plan.shuffles > 1:
             inner = figures[1:].var(axis=0, ddof=1) / plan.n_resamples
@@ -366,22 +289,32 @@ def _run(
     if plan.n_resamples:
         low, high = percentiles_less_noise(drops, noise)
 
-    # equal figures that were summed in another order must count as equal
-    at_least = 1 + (perturbed >= intact - 1e-12).sum(axis=0)
-    at_most = 1 + (perturbed <= intact + 1e-12).sum(axis=0)
-    p_value = at_least / (plan.n_repeats + 1)
-    if strata is not None:
-        p_value = np.minimum(1.0, 2 * np.minimum(at_least, at_most) / (plan.n_repeats + 1))
-    drop = (intact - perturbed).mean(axis=0)  # exactly 0 where no permutation changes a figure
-    columns = (intact, intact - drop, drop, low, high, p_value)
+    # exactly 0 where no permutation changes a figure
+    drop = (intact - perturbed).mean(axis=(0, 1))
+    whole = intact.mean(axis=(0, 1))
+    columns = (whole, whole - drop, drop, low, high, _p_values(intact, perturbed, within))
     return PermutationTest(
-        perturbation=f"{plan.shuffle}_shuffled" + ("" if strata is None else "_within_class"),
+        perturbation=f"{plan.shuffle}_shuffled" + ("" if within is None else "_within_class"),
         repeats=plan.n_repeats,
         drops=tuple(
             MetricDrop(name, *(float(column[place]) for column in columns))
             for place, name in enumerate(SENSITIVITY_METRICS)
         ),
     )
+
+
+def _p_values(intact: FloatArray, perturbed: FloatArray, within: ArrayLike | None) -> FloatArray:
+    """Give each metric's p from (repeats, 1, metrics) and (repeats, permutations, metrics)."""
+    count = perturbed.shape[1]
+    # equal figures that were summed in another order must count as equal
+    at_least = 1 + (perturbed >= intact - 1e-12).sum(axis=1)
+    at_most = 1 + (perturbed <= intact + 1e-12).sum(axis=1)
+    p_value = at_least / (count + 1)
+    if within is not None:
+        p_value = np.minimum(1.0, 2 * np.minimum(at_least, at_most) / (count + 1))
+    if len(p_value) == 1:
+        return p_value[0]
+    return np.minimum(1.0, 2 * np.quantile(p_value, 0.5, axis=0, method="higher"))
 
 
 def _metric_rows(positive: BoolArray, scores: FloatArray, threshold: float) -> FloatArray:

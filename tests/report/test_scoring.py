@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from cxr_ray.data.batches import Batch, collate
 from cxr_ray.evaluation.ranking import auroc
-from cxr_ray.evaluation.sensitivity import permute_records
+from cxr_ray.evaluation.permutation import permute_records
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.study_tables import sensitivity_table
 from cxr_ray.report.trial_folder import read_features, read_predictions

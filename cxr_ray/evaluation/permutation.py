@@ -1,0 +1,111 @@
+"""Random permutations of records, and what few of them leave uncertain."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cxr_ray.evaluation.labels import FloatArray, IntArray
+
+AMPLE_SHUFFLES = 8
+
+
+def permute_records(
+    index: IntArray,
+    rng: np.random.Generator,
+    strata: ArrayLike | None = None,
+    blocks: ArrayLike | None = None,
+) -> IntArray:
+    """Permute `index`, within strata, whole blocks where records come in blocks.
+
+    Parameters
+    ----------
+    index : (N,) array of int
+    rng : numpy.random.Generator
+    strata : (N,) array-like, optional
+        Entries change places only within equal strata.
+    blocks : (N,) array of int, optional
+        Blocks (patients) are put in random order and their entries dealt, in that order, to the
+        places of all blocks: entries of one block stay neighbours, so that their dependence
+        is kept wherever sizes allow.
+
+    Returns
+    -------
+    (N,) array of int
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> sorted(permute_records(np.arange(4), rng).tolist())
+    [0, 1, 2, 3]
+    >>> permute_records(np.arange(4), rng, strata=[0, 0, 1, 1])[:2].max()
+    np.int64(1)
+    """
+    if strata is None:
+        places = [np.arange(len(index))]
+    else:
+        own = np.asarray(strata)
+        places = [np.flatnonzero(own == stratum) for stratum in np.unique(own)]
+    permuted = index.copy()
+    for place in places:
+        if blocks is None:
+            permuted[place] = rng.permutation(index[place])
+            continue
+        block = np.asarray(blocks)[place]
+        receiving = place[np.argsort(block, kind="stable")]
+        draw = rng.random(int(block.max(initial=0)) + 1)[block]
+        permuted[receiving] = index[place[np.argsort(draw, kind="stable")]]
+    return permuted
+
+
+def excess_noise(shuffles: int) -> float:
+    """Give the variance of a mean of `shuffles` permutations above that of a mean of eight.
+
+    Parameters
+    ----------
+    shuffles : int
+
+    Returns
+    -------
+    float
+        In units of one permutation's variance; 0 for eight and more.
+
+    Examples
+    --------
+    >>> excess_noise(2), excess_noise(8)
+    (0.375, 0.0)
+    """
+    return max(0.0, 1 / shuffles - 1 / AMPLE_SHUFFLES)
+
+
+def percentiles_less_noise(
+    draws: FloatArray, noise: ArrayLike, *, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of bootstrap draws that carry a known variance of their own.
+
+    Deviations from the median are scaled so that their variance is the draws' less `noise`: the
+    idea of variance components, for draws that are means of a few random permutations.
+
+    Parameters
+    ----------
+    draws : (R, K) array of float64
+    noise : (K,) array-like
+        Variance of the draws that is none of the statistic's; 0 gives the plain percentiles.
+    confidence : float
+
+    Returns
+    -------
+    low, high : (K,) arrays of float64
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> draws = rng.normal(size=(4_000, 1)) + rng.normal(size=(4_000, 1))
+    >>> low, high = percentiles_less_noise(draws, [1.0])
+    >>> round(float(high[0] - low[0]))  # 2 x 1.96, not sqrt(2) times that
+    4
+    """
+    spread = draws.var(axis=0)
+    share = np.divide(noise, spread, out=np.zeros_like(spread), where=spread > 0)
+    middle = np.median(draws, axis=0)
+    scaled = middle + (draws - middle) * np.sqrt(np.clip(1 - share, 0, 1))
+    low, high = np.quantile(scaled, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
+    return low, high
