@@ -150,6 +150,7 @@ def fold_intervals(
     n_resamples: int = 2000,
     confidence: float = 0.95,
     fixed_ratio: bool = False,
+    names: Collection[str] | None = None,
 ) -> dict[str, Interval]:
     """Bootstrap the mean over folds of every figure over patients.
 
@@ -169,6 +170,8 @@ def fold_intervals(
     confidence : float
     fixed_ratio : bool
         Whether the design fixed the class ratio; everything is then stratified.
+    names : collection of str, optional
+        Figures; all by default.
 
     Returns
     -------
@@ -177,7 +180,7 @@ def fold_intervals(
         patients of each class kept; of the calibration error moved by the resamples' bias. Where
         there is none, ``method`` says why, as in `cxr_ray.evaluation.intervals.metric_intervals`.
     """
-    names = samples[0].names
+    names = samples[0].names if names is None else names
     positive = np.empty(len(folds.fit), dtype=bool)
     for sample, place in zip(samples, folds.places, strict=True):
         positive[place] = sample.label
@@ -190,7 +193,7 @@ def fold_intervals(
     kept = ("auroc", *STRATIFIED)
     stratified = [name for name in names if fixed_ratio or samples[0].metric(name) in kept]
     plain = [name for name in names if name not in stratified]
-    own = fold_figures(samples, folds)
+    own = fold_figures(samples, folds, names=names)
     events = min(len(np.unique(block[each])) for each in (positive, ~positive))
     found = {}
     for sampler, wanted, kind in (

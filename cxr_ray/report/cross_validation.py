@@ -15,6 +15,8 @@ from cxr_ray.evaluation.folds import Folds, fold_figures, fold_intervals
 from cxr_ray.evaluation.intervals import ScoredSample
 from cxr_ray.evaluation.proportions import Interval
 from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.report.fold_use import fold_use
+from cxr_ray.report.modality_use import ScoredRecords
 from cxr_ray.report.out_of_fold import Fit, read_fits
 from cxr_ray.report.performance import (
     POINTS,
@@ -23,6 +25,7 @@ from cxr_ray.report.performance import (
     interval_columns,
     recalibration_line,
 )
+from cxr_ray.report.trial_folder import read_features
 
 _EACH_ITS_OWN = Interval(np.nan, np.nan, "none: mean of the thresholds of all fits")
 
@@ -84,6 +87,15 @@ def score_cross_validation(folder: Path, config: EvaluationConfig, identity: int
         Every draw derives from it.
     """
     fits = read_fits(folder)
+    tested = OutOfFold.of(fits, "full")
+    rows = [np.flatnonzero(fit.predictions.rows("test", "full")) for fit in fits]
+    sensitivity, contribution = fold_use(
+        [read_features(fit.folder) for fit in fits],
+        rows,
+        ScoredRecords(np.concatenate(rows), tested.label, tested.patient, tested.folds),
+        config,
+        identity,
+    )
     lines = [recalibration_line(fit.predictions) for fit in fits]
     full = _score_test_set(fits, lines, "full", config, identity)
     own = full
@@ -91,13 +103,13 @@ def score_cross_validation(folder: Path, config: EvaluationConfig, identity: int
         own = _score_test_set(fits, lines, "own", config, identity)
     accuracies = []
     for fit in fits:
-        rows = fit.predictions.rows("val", "own")
-        called = fit.predictions.logit[rows] >= 0
-        accuracies.append(np.mean(called == fit.predictions.label[rows]))
+        own_val = fit.predictions.rows("val", "own")
+        called = fit.predictions.logit[own_val] >= 0
+        accuracies.append(np.mean(called == fit.predictions.label[own_val]))
     return {
         "test_sets": {"own": own, "full": full},
-        "sensitivity": [],
-        "contribution": [],
+        "sensitivity": sensitivity,
+        "contribution": contribution,
         "net_benefit": _decision_rows(fits, lines, config),
         "val_accuracy": float(np.mean(accuracies)),
     }

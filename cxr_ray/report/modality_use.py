@@ -17,13 +17,16 @@ from cxr_ray.evaluation.contribution import (
     verdict,
 )
 from cxr_ray.evaluation.delong import auroc_interval
+from cxr_ray.evaluation.folds import Folds
 from cxr_ray.evaluation.heads import (
     ADDITIVE_KINDS,
+    HeadScorer,
     additive_parts,
     additive_weights,
     fusion_head,
 )
-from cxr_ray.evaluation.missing import MissingModality, missing_modality, missing_of_head
+from cxr_ray.evaluation.labels import FloatArray
+from cxr_ray.evaluation.missing import missing_modality, missing_of_head
 from cxr_ray.evaluation.sensitivity import (
     Modality,
     PermutationTest,
@@ -34,6 +37,7 @@ from cxr_ray.evaluation.sensitivity import (
 MODALITIES: tuple[Modality, ...] = ("image", "text")
 Features = Mapping[str, NDArray[Any]]
 Rows = list[dict[str, Any]]
+Logits = tuple[FloatArray, FloatArray, FloatArray]
 
 # A verdict of "used" needs p <= .002, which fewer permutations cannot reach.
 HEAD_PERMUTATIONS = 499
@@ -54,11 +58,14 @@ class ScoredRecords:
         (N,) 0/1.
     groups
         (N,) each record's patient.
+    folds
+        Which fit tested each entry, where the model is cross-validated.
     """
 
     rows: NDArray[np.int64]
     label: NDArray[np.int8]
     groups: NDArray[np.int64]
+    folds: Folds | None = None
 
     def at_most(self, count: int, rng: np.random.Generator) -> "ScoredRecords":
         """Draw a fixed subset, in the same order and with the same share of positives."""
@@ -102,91 +109,112 @@ def modality_use(
     """
     if not set(MODALITIES) <= set(features):
         return [], []
-    kind = str(features["kind"]) if "kind" in features else "concat"
+    kind = kind_of(features)
     if kind == "cross_attention":
         rng = np.random.default_rng([identity, 0xA7])
         tested = tested.at_most(ATTENTION_RECORDS, rng)
-    tests, found = _measure(kind, features, tested, config, identity)
-    verdicts: dict[str, str] = {
-        name: verdict(test) for name, test in zip(MODALITIES, tests, strict=False)
-    }
-    sensitivity = [{"test_set": "full", **row} for test in tests for row in test.rows()]
-    for row in sensitivity:
-        row["p_value"] = None if math.isnan(row["p_value"]) else row["p_value"]
-    contribution = [
-        {"test_set": "full", **each.row(), "verdict": verdicts.get(each.modality)} for each in found
-    ]
+    image, text = (features[name][tested.rows] for name in MODALITIES)
+    logits = logits_without(kind, features, image, text)
+    if kind in ADDITIVE_KINDS:
+        weights = additive_weights(kind, head_of(features))
+        head: Head = AdditiveHead(additive_parts(image, text, *weights), tested)
+    else:
+        fusion = fusion_head(kind, head_of(features))
+        pixels, words = (part.astype(np.float64) for part in (image, text))
+        read = fusion.combine, fusion.project_image(pixels), fusion.project_text(words)
+        head = AnyHead(read, tested)
+    sensitivity, contribution = measure_use(head, logits, tested, config, identity)
     return sensitivity, contribution + _refitted_probes(features, tested)
 
 
-class _AdditiveHead:
+class AdditiveHead:
     """A head whose logit is a sum of two numbers a record: permutations are cheap."""
 
-    def __init__(self, kind: str, features: Features, tested: ScoredRecords) -> None:
-        image, text = (features[name][tested.rows] for name in MODALITIES)
-        self.parts = additive_parts(image, text, *additive_weights(kind, _head_of(features)))
+    def __init__(self, parts: tuple[FloatArray, FloatArray, float], tested: ScoredRecords) -> None:
+        self.parts = parts
         self.tested = tested
+        self.how: dict[str, Any] = {"groups": tested.groups, "folds": tested.folds}
 
     def shuffle(self, modality: Modality, **how: Any) -> PermutationTest:
-        groups = self.tested.groups
-        return permutation_test(
-            *self.parts, self.tested.label, shuffle=modality, groups=groups, **how
-        )
+        """Test the model with one modality shuffled."""
+        how |= self.how
+        return permutation_test(*self.parts, self.tested.label, shuffle=modality, **how)
 
     def shapley(self, **how: Any) -> tuple[Contribution, ...]:
+        """Share the AUROC between the modalities."""
         image, text, _ = self.parts
-        return auroc_shapley(image, text, self.tested.label, groups=self.tested.groups, **how)
+        return auroc_shapley(image, text, self.tested.label, **self.how, **how)
 
     def variance_shares(self, **how: Any) -> tuple[Contribution, ...]:
+        """Split the logit's variance."""
         image, text, _ = self.parts
-        return variance_shares(image, text, self.tested.label, groups=self.tested.groups, **how)
+        return variance_shares(image, text, self.tested.label, **self.how, **how)
 
 
-class _AnyHead:
+class AnyHead:
     """A head that can hold an interaction, run on permuted projections.
 
     One fresh permutation a resample gives intervals that are too wide rather than too narrow. No
     part of such a logit has a variance of its own.
     """
 
-    def __init__(self, kind: str, features: Features, tested: ScoredRecords) -> None:
-        head = fusion_head(kind, _head_of(features))
-        image, text = (features[name][tested.rows].astype(np.float64) for name in MODALITIES)
-        self.read = (head.combine, head.project_image(image), head.project_text(text))
+    def __init__(
+        self, read: tuple[HeadScorer, NDArray[Any], NDArray[Any]], tested: ScoredRecords
+    ) -> None:
+        self.read = read
         self.tested = tested
+        self.how: dict[str, Any] = {"groups": tested.groups, "folds": tested.folds}
 
     def shuffle(
         self, modality: Modality, n_repeats: int, n_resamples: int, **how: Any
     ) -> PermutationTest:
+        """Test the model with one modality shuffled."""
+        how |= self.how
         return permutation_test_of_head(
             *self.read,
             self.tested.label,
             shuffle=modality,
-            groups=self.tested.groups,
             n_repeats=min(n_repeats, HEAD_PERMUTATIONS),
             n_resamples=min(n_resamples, HEAD_RESAMPLES),
             **how,
         )
 
     def shapley(self, n_resamples: int, **how: Any) -> tuple[Contribution, ...]:
+        """Share the AUROC between the modalities."""
         fewer = min(n_resamples, HEAD_RESAMPLES // 2)
-        label, groups = self.tested.label, self.tested.groups
-        return auroc_shapley_of_head(*self.read, label, groups=groups, n_resamples=fewer, **how)
+        how |= {**self.how, "n_resamples": fewer}
+        return auroc_shapley_of_head(*self.read, self.tested.label, **how)
 
     def variance_shares(self, **how: Any) -> tuple[Contribution, ...]:
+        """Give nothing: see above."""
         return ()
 
 
-def _measure(
-    kind: str, features: Features, tested: ScoredRecords, config: EvaluationConfig, identity: int
-) -> tuple[list[PermutationTest], list[Contribution]]:
-    """Take each modality away in every way; the shuffles across patients come first.
+Head = AdditiveHead | AnyHead
 
-    These use the configured number of resamples, what follows half or a quarter of it: enough for
-    a 95 % interval, and scoring stays a matter of seconds.
+
+def measure_use(
+    head: Head,
+    logits: Logits | None,
+    tested: ScoredRecords,
+    config: EvaluationConfig,
+    identity: int,
+) -> tuple[Rows, Rows]:
+    """Take each modality away in every way, and say what each contributes.
+
+    The shuffles across patients use the configured number of resamples, what follows half or a
+    quarter of it: enough for a 95 % interval, and scoring stays a matter of seconds.
+
+    Parameters
+    ----------
+    logits
+        Of the intact model, without the image and without the text; None where no mean features
+        are kept.
+
+    Returns
+    -------
+    Rows of ``sensitivity.csv`` and of ``contribution.csv``.
     """
-    make = _AdditiveHead if kind in ADDITIVE_KINDS else _AnyHead
-    head = make(kind, features, tested)
     whole = config.bootstrap
     half, quarter = (max(100, whole // share) for share in (2, 4))
 
@@ -208,31 +236,38 @@ def _measure(
         *head.shapley(rng=generator(3), permuted=permuted, n_resamples=quarter),
         *head.variance_shares(rng=generator(4), n_resamples=whole),
     ]
-    if "train_mean.image" in features:  # not in folders of earlier versions
-        missing = _missing(kind, features, tested, generator(5), half)
+    if logits is not None:
+        missing = missing_modality(
+            *logits,
+            tested.label,
+            rng=generator(5),
+            n_resamples=half,
+            groups=tested.groups,
+            folds=tested.folds,
+        )
         tests += [missing.image, missing.text]
         found += missing.utilization
-    return tests, found
+    verdicts: dict[str, str] = {
+        name: verdict(test) for name, test in zip(MODALITIES, tests, strict=False)
+    }
+    sensitivity = [{"test_set": "full", **row} for test in tests for row in test.rows()]
+    for row in sensitivity:
+        row["p_value"] = None if math.isnan(row["p_value"]) else row["p_value"]
+    contribution = [
+        {"test_set": "full", **each.row(), "verdict": verdicts.get(each.modality)} for each in found
+    ]
+    return sensitivity, contribution
 
 
-def _missing(
-    kind: str,
-    features: Features,
-    tested: ScoredRecords,
-    rng: np.random.Generator,
-    n_resamples: int,
-) -> MissingModality:
-    score = fusion_head(kind, _head_of(features)).score
-    image, text = (features[name][tested.rows] for name in MODALITIES)
+def logits_without(
+    kind: str, features: Features, image: NDArray[Any], text: NDArray[Any]
+) -> Logits | None:
+    """Logits of the intact model, without the image and without the text."""
+    if "train_mean.image" not in features:  # in folders of earlier versions
+        return None
+    score = fusion_head(kind, head_of(features)).score
     means = (features[f"train_mean.{name}"] for name in MODALITIES)
-    return missing_modality(
-        score(image, text),
-        *missing_of_head(score, image, text, *means),
-        tested.label,
-        rng=rng,
-        n_resamples=n_resamples,
-        groups=tested.groups,
-    )
+    return score(image, text), *missing_of_head(score, image, text, *means)
 
 
 def _refitted_probes(features: Features, tested: ScoredRecords) -> Rows:
@@ -249,7 +284,13 @@ def _refitted_probes(features: Features, tested: ScoredRecords) -> Rows:
     return rows
 
 
-def _head_of(features: Features) -> dict[str, NDArray[Any]]:
+def kind_of(features: Features) -> str:
+    """Tell the kind of head; folders of earlier versions do not say it."""
+    return str(features["kind"]) if "kind" in features else "concat"
+
+
+def head_of(features: Features) -> dict[str, NDArray[Any]]:
+    """Take the head's weights out of ``features.npz``."""
     prefix = "head."
     return {
         name.removeprefix(prefix): value

@@ -10,7 +10,9 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.metrics import METRICS
+from cxr_ray.report import fold_use
 from cxr_ray.report.comparisons import compare_trials
+from cxr_ray.report.cross_validation import score_cross_validation
 from cxr_ray.report.leaderboard import collect_tables
 from cxr_ray.report.out_of_fold import gather_fits
 from cxr_ray.report.scoring import score_folder
@@ -158,3 +160,52 @@ def test_the_leaderboard_has_one_row_a_model_and_test_set(folded, model):
     tables = collect_tables(folded.trials, study_of(model, other), {}, CONFIG)
     assert tables.leaderboard.groupby("experiment_id").size().tolist() == [2, 2]
     assert (tables.leaderboard["n"] == 400).all()
+
+
+def used(scores, perturbation, metric="auroc"):
+    return next(
+        row
+        for row in scores["sensitivity"]
+        if row["perturbation"] == perturbation and row["metric"] == metric
+    )
+
+
+def test_a_modality_is_shuffled_within_folds_and_its_drop_averaged(folded):
+    member = folded.add("one", image=0.0, text=1.5)
+    assert gather_fits(folded.trials, member)
+    folder = folded.trials / member["experiment_id"]
+    scores = score_folder(folder, CONFIG)
+    image, text = used(scores, "image_shuffled"), used(scores, "text_shuffled")
+    full = scores["test_sets"]["full"]
+    assert image["intact"] == text["intact"] == pytest.approx(full["auroc"])
+    assert text["drop"] > 0.2
+    assert text["p_value"] == 2 / 100  # twice the median of two repeats' smallest
+    assert text["low"] < text["drop"] < text["high"]
+    assert abs(image["drop"]) < 0.05
+    assert image["p_value"] > 0.1
+    shapley = {
+        row["modality"]: row["value"]
+        for row in scores["contribution"]
+        if row["measure"] == "shapley"
+    }
+    assert shapley["image"] + shapley["text"] == pytest.approx(shapley["both"], abs=1e-9)
+    assert shapley["both"] == pytest.approx(full["auroc"] - 0.5)
+    shares = [r["value"] for r in scores["contribution"] if r["measure"] == "variance_share"]
+    assert sum(shares) == pytest.approx(1)
+    assert used(scores, "text_missing")["drop"] > 0.2
+    within = used(scores, "text_shuffled_within_class")
+    assert within["intact"] == pytest.approx(full["auroc"])
+
+
+def test_any_heads_are_run_fit_by_fit_as_an_additive_one_is_added_up(folded, monkeypatch):
+    member = folded.add("one", image=1.0, text=1.0)
+    assert gather_fits(folded.trials, member)
+    folder = folded.trials / member["experiment_id"]
+    added = score_cross_validation(folder, CONFIG, 1)
+    monkeypatch.setattr(fold_use, "ADDITIVE_KINDS", ())
+    run = score_cross_validation(folder, CONFIG, 1)
+    for perturbation in ("image_shuffled", "text_shuffled"):
+        one, other = (used(each, perturbation) for each in (added, run))
+        assert other["intact"] == pytest.approx(one["intact"])
+        assert other["drop"] == pytest.approx(one["drop"], abs=1e-9)
+        assert other["p_value"] == one["p_value"]

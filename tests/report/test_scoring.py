@@ -8,8 +8,8 @@ from prepared_phantom import tiny_config
 from safetensors.torch import load_file
 
 from cxr_ray.data.batches import Batch, collate
-from cxr_ray.evaluation.ranking import auroc
 from cxr_ray.evaluation.permutation import permute_records
+from cxr_ray.evaluation.ranking import auroc
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.study_tables import sensitivity_table
 from cxr_ray.report.trial_folder import read_features, read_predictions
