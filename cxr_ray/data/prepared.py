@@ -1,6 +1,7 @@
 """Reading what `cxr_ray.data.prepare` made of a cohort."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,17 @@ def count_parts(cohort: "pd.DataFrame", data: DataConfig) -> dict[str, Any]:
         fold = assign_folds(patient, label, data.split.folds, 1, data.seed)
         counts["folds"] = [count(fold == each) for each in range(1, data.split.folds + 1)]
     return counts
+
+
+def named_counts(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Name the counts that a reader wants: of the parts, or of a cross-validation's folds.
+
+    Each fold is the test part of one fit, and has a share in the training of the others.
+    """
+    folds = manifest.get("folds")
+    if folds is None:
+        return dict(manifest["parts"])
+    return {f"fold {number}": counts for number, counts in enumerate(folds, start=1)}
 
 
 def read_cohort(folder: Path) -> "pd.DataFrame":

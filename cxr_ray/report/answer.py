@@ -10,6 +10,7 @@ from cxr_ray.evaluation.contribution import USED_DROP, USED_P_VALUE
 from cxr_ray.evaluation.seeds import FEWEST_SEEDS
 from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.detectable import power_clause
+from cxr_ray.report.fold_comparison import METHOD as RESAMPLED
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.result_table import MISSING, format_share
 
@@ -95,7 +96,14 @@ def _subject(
     of = f" of {_span(patients)} patients" if patients else ""
     of += f" in each of {len(cohorts)} cohorts" if len(cohorts) > 1 else ""
     verb = "was" if len(full) == 1 else "were"
-    return f"{models} {verb} trained on {source} data{of} and scored on {_tested(full)}" + (
+    how = f"trained on {source} data{of} and scored on {_tested(full)}"
+    fits = [len(member["fits"]) for member in study["members"] if "fits" in member]
+    if fits:
+        how = (
+            f"cross-validated on {source} data{of}, with {_span(sorted(fits))} fits each, and "
+            f"scored out of fold on {_tested(full)}"
+        )
+    return f"{models} {verb} {how}" + (
         "; made-up data say nothing about patients." if study["source"] == "phantom" else "."
     )
 
@@ -130,8 +138,9 @@ def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
             f"{reach}."
         )
     seeds = min(len(arm.rows) for arm in arms)
-    # A claim about a method needs several seeds; one seed is about these very models.
-    whose = "of these trained models, " if seeds < FEWEST_SEEDS else ""
+    # A claim about a method needs several trainings; one is about these very models.
+    one_model = seeds < FEWEST_SEEDS and not made["method"].str.startswith(RESAMPLED).all()
+    whose = "of these trained models, " if one_model else ""
     return (
         f"{highest}; after Holm's correction {int(apart.sum())} of {len(made)} comparisons "
         f"separate{rest}: {whose}{_directions(made)}."

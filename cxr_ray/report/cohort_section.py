@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from cxr_ray.data.prepared import named_counts
 from cxr_ray.storage import Storage
 
 
@@ -14,11 +15,10 @@ def read_cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[st
         folder = storage.prepared / key
         if (folder / "manifest.json").exists():
             manifest = json.loads((folder / "manifest.json").read_text())
-            folds = {f"fold {n}": counts for n, counts in enumerate(manifest.get("folds", ()), 1)}
             yield {
                 "key": key,
                 "manifest": manifest,
-                "parts": folds or manifest["parts"],
+                "parts": named_counts(manifest),
                 "flow": json.loads((folder / "selection_flow.json").read_text()),
             }
 

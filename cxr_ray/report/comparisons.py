@@ -152,7 +152,12 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
     yield "First level minus second, AUROC on the full test set, 95 % interval."
     sentence = f"Of {total} comparisons {apart} separate after Holm's correction for all {total}"
     yield sentence + (f"; {missing} could not be made." if missing else ".")
-    if seeds < FEWEST_SEEDS:
+    if primary["method"].str.startswith(METHOD).any():
+        yield (
+            "Corrected resampled t-test over folds: it counts that other patients and other "
+            "training parts would give other models, and not how much a seed would."
+        )
+    elif seeds < FEWEST_SEEDS:
         yield (
             "This is about these trained models on these patients: a claim about a modality, loss "
             f"or ratio needs {FEWEST_SEEDS} training seeds."

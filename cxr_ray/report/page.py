@@ -297,7 +297,7 @@ def _trials(storage: Storage, done: Sequence[Mapping[str, Any]]) -> Iterator[dic
             for figure in TRIAL_FIGURES
             if (folder / "figures" / f"{figure}.png").exists()
         }
-        samples = result["n_train"] * result["epochs"]
+        samples = result["n_train"] * result["epochs"] * len(result.get("fits", (None,)))
         yield {
             "name": row["name"],
             "id": row["experiment_id"],

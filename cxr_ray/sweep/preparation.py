@@ -11,7 +11,7 @@ from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
-from cxr_ray.data.prepared import FLOW_FILE, is_prepared, read_manifest
+from cxr_ray.data.prepared import FLOW_FILE, is_prepared, named_counts, read_manifest
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.storage import Storage
 
@@ -91,7 +91,7 @@ def describe_counts(manifest: Mapping[str, Any], flow: Sequence[Mapping[str, Any
         lines.append(f"the paper's cohort: {PAPER_POSITIVE} positive, {PAPER_NEGATIVE} negative")
     lines += [
         f"{part}: {counts['n']} records, {counts['n_positive']} positive"
-        for part, counts in manifest["parts"].items()
+        for part, counts in named_counts(manifest).items()
     ]
     return "\n".join(lines)
 

@@ -9,6 +9,8 @@ from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Plan
 from cxr_ray.sweep.resources import TrialResources
 
+FEW_IN_A_FOLD = 10
+
 
 def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Tell where focal loss weighs the majority: alpha is the weight of the positives."""
@@ -27,6 +29,23 @@ def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> l
         "Positives are the majority, and loss.alpha above .5 weighs them up further, in "
         f"{', '.join(names)}."
     ]
+
+
+def remark_on_folds(manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tell where a fold of a cross-validation has too few records of a class to rank them."""
+    remarks = []
+    for manifest in manifests.values():
+        folds = manifest.get("folds", ())
+        fewest = min(
+            (min(fold["n_positive"], fold["n"] - fold["n_positive"]) for fold in folds),
+            default=FEW_IN_A_FOLD,
+        )
+        if fewest < FEW_IN_A_FOLD:
+            remarks.append(
+                f"A fold holds only {fewest} records of a class: the figures of single folds are "
+                "coarse, and a smaller data.split.folds gives each more."
+            )
+    return remarks
 
 
 def remark_on_batch_norm(plan: Plan, need: TrialResources) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import prepare
-from cxr_ray.data.prepared import is_prepared, read_manifest
+from cxr_ray.data.prepared import is_prepared, named_counts, read_manifest
 from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
 from cxr_ray.lease import acquire_lease
@@ -165,9 +165,10 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     for sentence in study.changes:
         listener.warn(sentence)
     listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
-    from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm
+    from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm, remark_on_folds
 
     remarks = remark_on_alpha(plan, manifests) + remark_on_batch_norm(plan, options.resources)
+    remarks += remark_on_folds(manifests)
     for remark in remarks:
         listener.warn(remark)
 
@@ -264,7 +265,7 @@ def _check_tracker(uri: str | None) -> None:
 def _count(manifest: dict[str, Any]) -> str:
     parts = ", ".join(
         f"{part} {counts['n']} ({counts['n_positive']})"
-        for part, counts in manifest["parts"].items()
+        for part, counts in named_counts(manifest).items()
     )
     return (
         f"{manifest['records']} records of {manifest['patients']} patients, "
