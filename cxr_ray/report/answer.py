@@ -62,9 +62,8 @@ def answer(
         return [f"No trial of this study has finished{how}, so that there is no answer yet."]
     arms = _arms(full)
     return [
-        _subject(study, cohorts, full, arms),
-        _separation(arms, tables.comparisons).removesuffix(".")
-        + (f"; but the audit found: {leak}." if leak else "."),
+        _subject(study, cohorts, full, arms).removesuffix(".") + (f"; {leak}." if leak else "."),
+        _separation(arms, tables.comparisons),
         _use(study, full, tables.sensitivity),
     ]
 

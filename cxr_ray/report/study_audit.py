@@ -45,7 +45,12 @@ class TextView:
     @property
     def name(self) -> str:
         """The view in words."""
-        return f"{' + '.join(self.sections)}, mask {self.mask}"
+        return f"{self.section_names}, mask {self.mask}"
+
+    @property
+    def section_names(self) -> str:
+        """Its sections in words, however they are masked."""
+        return " + ".join(self.sections)
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,15 @@ class StudyAudit:
     def _found(self) -> Iterator[tuple[str, str, Finding]]:
         for cohort, findings in self.records.items():
             yield from ((cohort, "", finding) for finding in findings)
+        told = set()
         for view, audit in self.texts.items():
-            yield from ((view.cohort, view.name, finding) for finding in audit.findings)
+            for finding in audit.findings:
+                # A probe masks the sections itself: it is one, however the models mask them.
+                probes = finding.kind.startswith("text_probe")
+                row = view.cohort, view.section_names if probes else view.name, finding
+                if row not in told:
+                    told.add(row)
+                    yield row
 
     def _rescore(self, trials: Path, member: Mapping[str, Any]) -> dict[str, Any] | None:
         fits = experiment_ids(member)
@@ -204,18 +216,22 @@ def leak_clause(found: pd.DataFrame) -> str | None:
     first = grave.iloc[0]
     kind, _, what = str(first["kind"]).partition(":")
     size = format_share(first["value"])
+    read = {str(text).partition(", mask")[0] for text in found["text"].dropna() if text}
+    text = "the text" if len(read) < 2 else f"the text ({first['text']})"
     said = {
         "patient_overlap": "patients are in two parts, so that no figure counts",
-        "image_copies": f"{int(first['value'])} images of validation and test are in an earlier "
-        "part too",
-        "text_probe": f"the text names its label: counting its words reaches AUROC {size}",
-        "label_words": "words of the label stand in the text of one class more than of the other",
+        "image_copies": f"{_count(int(first['value']), 'image')} of validation and test occur in an"
+        " earlier part too",
+        "text_probe": f"{text} names its label (word counts alone reach AUROC {size})",
+        "label_words": f"{text} holds the label's words in one class more than in the other",
         "shortcut": f"{what} alone predicts the label (AUROC {size})",
     }[kind]
     if kind == "text_probe" and what:
-        said = f"words that name the label or a finding carry it (masked: AUROC {size})"
+        said = f"in {text} masked words carry the label (AUROC without them {size})"
     others = len(grave.drop_duplicates("kind")) - 1
-    return said + (f" ({_count(others, 'further finding')} below)" if others else "")
+    return f"the audit found that {said}" + (
+        f", and {_count(others, 'thing')} more" if others else ""
+    )
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

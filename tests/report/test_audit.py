@@ -155,6 +155,14 @@ def test_what_the_sources_table_says_of_an_image_can_be_a_shortcut(own_copy):
     assert "between patients this proves nothing" in date.sentence
 
 
+def test_a_missing_report_can_be_a_shortcut(own_copy):
+    folder = _folder(own_copy, tiny_config())
+    cohort = read_cohort(folder)
+    cohort.loc[cohort["label"] == 1, "report"] = ""
+    (folder / COHORT_FILE).write_text(cohort.to_csv(index=False))
+    assert _found(audit_cohort(folder))["shortcut:missing report"].grade == "finding"
+
+
 def test_the_files_hold_every_finding_and_no_patient_text_or_path(phantom, plain, tmp_path):
     text = write_audit(plain, tmp_path).read_text()
     written = json.loads((tmp_path / AUDIT_FILE).read_text())

@@ -10,6 +10,7 @@ from cxr_ray.report.study_audit import (
     StudyAudit,
     TextView,
     describe_grades,
+    leak_clause,
     read_audit,
     write_study_audit,
 )
@@ -70,8 +71,14 @@ def test_the_table_has_a_row_a_check_and_the_gravest_first(audit):
         "image_copies",
         "identical_texts",
     ]
-    assert list(table["text"]) == [VIEW.name, "", "", VIEW.name]
+    assert list(table["text"]) == ["findings + impression", "", "", VIEW.name]
     assert VIEW.name == "findings + impression, mask label_terms"
+
+
+def test_a_probe_of_sections_that_models_mask_in_two_ways_is_told_once(audit):
+    other = TextView(VIEW.cohort, VIEW.sections, "none")
+    both = StudyAudit({}, {**audit.texts, other: audit.texts[VIEW]}, {})
+    assert list(both.table()["kind"]) == ["text_probe", "identical_texts", "identical_texts"]
 
 
 def test_a_model_that_reads_text_is_scored_again_without_texts_seen_in_training(audit, trials):
@@ -128,6 +135,28 @@ def test_the_sentence_counts_by_grade_and_names_the_gravest(audit):
     )
     quiet = StudyAudit({"c": (finding("image_copies"),)}, {}, {}).table()
     assert describe_grades(quiet) == "Leakage audit: 0 findings, 1 checks for information."
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "clause"),
+    [
+        ("image_copies", 3.0, "3 images of validation and test occur in an earlier part too"),
+        ("text_probe", 0.99, "the text names its label (word counts alone reach AUROC .9900)"),
+        ("text_probe:label_terms", 0.8, "in the text masked words carry the label"),
+        ("label_words", 0.7, "the text holds the label's words in one class more"),
+        ("shortcut:image width", 0.7, "image width alone predicts the label (AUROC .7000)"),
+    ],
+)
+def test_the_gravest_finding_is_one_clause_of_the_answer(kind, value, clause):
+    grave = TextAudit((finding(kind, "finding", value), finding("identical_texts")), ())
+    said = leak_clause(StudyAudit({}, {VIEW: grave}, {}).table())
+    assert said.startswith(f"the audit found that {clause}")
+    assert "more" not in said.removeprefix(f"the audit found that {clause}")
+
+
+def test_further_findings_are_counted_and_without_any_there_is_no_clause(audit):
+    assert leak_clause(audit.table()).endswith(", and 1 thing more")
+    assert leak_clause(StudyAudit({"c": (finding("image_copies"),)}, {}, {}).table()) is None
 
 
 def test_the_files_name_no_record(audit, trials, tmp_path):
