@@ -1,13 +1,21 @@
 """The folders of a storage and the way files in it become whole (DESIGN section 9)."""
 
+import json
 import os
 import secrets
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cxr_ray.errors import InputError
+
+RESULT_FILE = "result.json"
+# Written last where the test part was scored after a trial had finished without it.
+TEST_FILE = "test.json"
+WEIGHTS_FILE = "model/model.safetensors"
+ALL_PARTS = ("val", "test")
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,16 @@ class Storage:
     def studies(self) -> Path:
         """One folder a study: its members and tables."""
         return self.root / "studies"
+
+    def is_finished(self, experiment_id: str, parts: Sequence[str] = ALL_PARTS) -> bool:
+        """Tell whether a trial has finished, with predictions of ``parts``."""
+        folder = self.trials / experiment_id
+        try:
+            result = json.loads((folder / RESULT_FILE).read_text())
+        except FileNotFoundError:
+            return False
+        predicted = set(result.get("parts", ALL_PARTS))
+        return set(parts) <= predicted or (folder / TEST_FILE).exists()
 
     def salt(self) -> bytes:
         """Return the secret that names records and patients outside ``prepared/``."""

@@ -1,4 +1,4 @@
-"""Train, score and compare all experiments of a grid."""
+"""Train, score and compare all experiments of a grid, or search a space for the best."""
 
 import argparse
 import shlex
@@ -22,6 +22,7 @@ EXAMPLE = """examples:
   python launch/sweep.py --grid paper12 --data mimic:/data/mimic-cxr-jpg --profile paper --dry-run
   python launch/sweep.py --grid paper12 --only modality=text --seeds 3
   python launch/sweep.py --grid paper12 --set train.lr=5e-4 --study paper12-faster
+  python launch/sweep.py --search focal --trials 40
 
 Running the same command again continues it: only what is missing is trained.
 exit code: 0 done, 2 bad input or refused, 1 a trial failed or the run was interrupted"""
@@ -30,11 +31,32 @@ exit code: 0 done, 2 bad input or refused, 1 a trial failed or the run was inter
 def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__, EXAMPLE)
     study = parser.add_argument_group("study")
-    study.add_argument(
+    which = study.add_mutually_exclusive_group(required=True)
+    which.add_argument(
         "--grid",
-        required=True,
         metavar="NAME|FILE",
-        help="a grid of search_spaces/, or a YAML file of one's own",
+        help="a grid of search_spaces/, or a YAML file of one's own; a space gives a coarse grid",
+    )
+    which.add_argument(
+        "--search",
+        metavar="NAME|FILE",
+        help="a space of search_spaces/, or a YAML file of one's own",
+    )
+    study.add_argument(
+        "--trials", type=int, metavar="N", help="trials of a search, in all (default: 40)"
+    )
+    study.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="DURATION",
+        help="a search asks for no further trial after it, as in 30m or 2h",
+    )
+    study.add_argument(
+        "--keep",
+        type=int,
+        default=3,
+        metavar="N",
+        help="weights kept of a search: the N best and trial 0 (default: 3)",
     )
     study.add_argument("--study", metavar="NAME", help="default: the grid's name and the data's")
     study.add_argument(
@@ -60,14 +82,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def duration(text: str) -> float:
+    """Read a time such as 45s, 30m, 2h or 1d, in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} should be like 45s, 30m, 2h or 1d") from None
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} should be above 0")
+    return seconds
+
+
 def main(options: argparse.Namespace) -> int:
-    from cxr_ray.sweep.grid import find_grid
+    from cxr_ray.sweep.grid import find_study_file
     from cxr_ray.sweep.resources import TrialResources
     from cxr_ray.sweep.sweep import SweepOptions, run_sweep
 
     print(f"profile {options.profile}, data {options.data.partition(':')[0]}", flush=True)
     asked = SweepOptions(
-        grid=find_grid(options.grid, SEARCH_SPACES),
+        grid=options.grid and find_study_file("--grid", options.grid, SEARCH_SPACES),
+        search=options.search and find_study_file("--search", options.search, SEARCH_SPACES),
         data=options.data,
         reports=options.reports,
         demographics=options.demographics,
@@ -82,6 +117,9 @@ def main(options: argparse.Namespace) -> int:
             options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker
         ),
         max_concurrent=options.max_concurrent,
+        trials=options.trials,
+        time_budget=options.time_budget,
+        keep=options.keep,
         only=[pair for each in options.only for pair in each.split(",")],
         fresh=options.fresh,
         command=without_password(

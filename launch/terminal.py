@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cxr_ray.sweep.plan import Plan
+    from cxr_ray.sweep.plan import LeftOut
     from cxr_ray.sweep.runner import TrialEvent
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -95,15 +95,16 @@ class TerminalProgress:
         self._running: dict[str, str] = {}
         self._step = ""
 
-    def planned(self, plan: "Plan", missing: int, cohorts: Sequence[str]) -> None:
+    def planned(
+        self, asked: int, missing: int, left_out: Sequence["LeftOut"], cohorts: Sequence[str]
+    ) -> None:
         """Say what will be trained, on how many records, and what is left out."""
         for cohort in cohorts:
             self._line(cohort)
         self._missing = missing
-        asked = len(plan.selected)
         self._line(f"experiments: {asked - missing} there already, {missing} to train")
         reasons: dict[str, list[str]] = {}
-        for each in plan.left_out:
+        for each in left_out:
             reasons.setdefault(each.reason, []).append(each.name)
         for reason, names in reasons.items():
             self._line(f"left out, since {reason}: {', '.join(names)}")
@@ -134,9 +135,10 @@ class TerminalProgress:
         else:
             self._running.pop(name, None)
             self._finished += event.kind == "finished"
-            self._failed += event.kind == "failed"
-            reason = f": {event.figures['reason']}" if event.kind == "failed" else ""
+            self._failed += event.kind in ("failed", "pruned")
+            reason = f": {event.figures['reason']}" if "reason" in event.figures else ""
             done = self._finished + self._failed
+            self._missing = max(self._missing, done)
             self._line(f"{event.kind} {done}/{self._missing} {name}{reason}")
         if self._live:
             self._draw(

@@ -86,10 +86,50 @@ def test_bad_input_ends_with_code_2_and_one_line(run, tmp_path, options, sentenc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--search", "focl"], "--search focl: neither one of focal, fusion"),
+        (["--search", "paper12"], "paper12.yaml is a grid, with axes and no parameters"),
+        (["--search", "focal", "--grid", "paper12"], "not allowed with argument --search"),
+        (["--search", "focal", "--set", "train.lr=1"], "--set train.lr: space focal searches this"),
+        (
+            ["--search", "focal", "--set", "train.monitor=val_loss"],
+            "a search ranks, stops and keeps",
+        ),
+        (["--search", "focal", "--set", "data.split.kind=kfold"], "one validation part"),
+        (["--search", "focal", "--seeds", "3"], "--seeds: a search trains each of its trials once"),
+        (["--search", "focal", "--only", "loss=bce"], "--only: a search trains each"),
+        (["--search", "focal", "--trials", "0"], "--trials 0: should be at least 1"),
+        (["--search", "focal", "--keep", "0"], "--keep 0: should be at least 1"),
+        (["--search", "focal", "--time-budget", "2x"], "should be like 45s, 30m, 2h or 1d"),
+    ],
+)
+def test_a_search_refuses_what_it_cannot_do(run, tmp_path, options, sentence):
+    done = run("sweep.py", "--dry-run", *options)
+    assert done.code == 2
+    assert sentence in done.err
+    assert done.seconds < SECONDS
+    assert not done.imported & TRAINING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dry_run_of_a_search_shows_the_space_trial_0_and_what_is_held(run):
+    done = run("sweep.py", "--search", "focal", "--profile", "tiny", "--dry-run")
+    assert done.code == 0
+    assert "data.majority_share        null  one of null" in done.out
+    assert "loss.gamma                  1.5  float 0 to 5" in done.out
+    assert "fixed: loss.kind=focal" in done.out
+    assert "train.monitor is val_average_precision" in done.out
+    assert "sampler tpe, pruner asha" in done.out
+    assert "trials: 0 asked for so far, 40 in all" in done.out
+    assert not done.imported & TRAINING
+
+
 def test_an_unknown_grid_is_refused_with_the_shipped_names(run):
     done = run("sweep.py", "--grid", "paper13")
     assert done.code == 2
-    assert "paper12, ratios, text_views" in done.err
+    assert "paper12, ratios, spectrum, text_views" in done.err
     assert "did you mean paper12?" in done.err
 
 

@@ -142,8 +142,9 @@ def collect_tables(
         result = read_result(folder)
         training = {name: result[name] for name in _TRAINING if name in result}
         training["val_accuracy"] = scores["val_accuracy"]
-        for test_set in TEST_SETS:
-            figures = scores["test_sets"][test_set]
+        # A search's trials leave the test part alone, but for the two that it ends with.
+        for test_set in TEST_SETS if scores["test_sets"] else (None,):
+            figures = {} if test_set is None else scores["test_sets"][test_set]
             row = {**identity, "test_set": test_set, **figures, **training}
             rows.append({**row, "status": "done", "reason": None, **further})
         sensitivity += [{**identity, **row, **further} for row in scores["sensitivity"]]
@@ -173,7 +174,7 @@ def _ordered(table: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 
 def _pool_seeds(leaderboard: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
     """Average each metric over seeds, with its standard deviation where there are several."""
-    done = leaderboard[leaderboard["status"] == "done"]
+    done = leaderboard[(leaderboard["status"] == "done") & leaderboard["test_set"].notna()]
     by = ["modality", "dataset", "loss", *axes, "test_set"]
     grouped = done.groupby(by, sort=False, dropna=False)
     pooled = grouped.agg(

@@ -28,6 +28,7 @@ from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.paper_tables import paper_tables
 from cxr_ray.report.result_table import format_share
+from cxr_ray.report.search_page import search_answer, search_content
 from cxr_ray.report.shown_use import describe_use
 from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
@@ -198,9 +199,11 @@ def _content(
     rescored: pd.DataFrame,
 ) -> dict[str, Any]:
     members = study["members"]
+    search = search_content(storage.studies / study["name"], study)
     names = {member["experiment_id"]: member["name"] for member in members}
     leaderboard = _rows(tables.leaderboard, names)
-    done = [row for row in leaderboard if row["status"] == "done"]
+    scored = [row for row in leaderboard if not _is_missing(row["test_set"])]
+    done = [row for row in scored if row["status"] == "done"]
     listed = {row["experiment_id"] for row in leaderboard}
     trials = list(_trials(storage, done))
     kept = [trial["id"] for trial in trials]
@@ -210,7 +213,8 @@ def _content(
         for member in members
         if (storage.trials / member["experiment_id"] / PREDICTIONS_FILE).exists()
     ]
-    separates = compare_arms(storage.trials, predicted, tables.leaderboard)
+    tested = tables.leaderboard[tables.leaderboard["test_set"].notna()]
+    separates = compare_arms(storage.trials, predicted, tested)
     papers = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
     comparisons = _rows(tables.comparisons, names)
     for row in comparisons:
@@ -223,9 +227,12 @@ def _content(
     measures = {row["measure"].removesuffix(WITHIN_CLASS) for row in contribution}
     return {
         "study": study,
-        "answer": answer(study, cohorts, done, tables, leak_clause(found)),
+        "answer": search_answer(study, leak_clause(found))
+        if search
+        else answer(study, cohorts, done, tables, leak_clause(found)),
+        "search": search,
         "done": _merge_equal(done),
-        "ended": [row for row in leaderboard if row["status"] != "done"],
+        "ended": [row for row in leaderboard if row["status"] != "done" and not search],
         "pending": [name for identity, name in names.items() if identity not in listed],
         "metrics": LEADERBOARD_METRICS,
         "forest": _picture(_forest(done)),

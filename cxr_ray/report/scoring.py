@@ -17,7 +17,13 @@ from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.report.modality_use import ScoredRecords, modality_use
 from cxr_ray.report.performance import decision_curve, score_test_set
-from cxr_ray.report.trial_folder import Predictions, read_features, read_predictions, read_result
+from cxr_ray.report.trial_folder import (
+    Predictions,
+    has_test,
+    read_features,
+    read_predictions,
+    read_result,
+)
 from cxr_ray.storage import move_whole, write_whole
 
 FIGURES_FOLDER = "figures"
@@ -36,9 +42,20 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     -------
     ``test_sets``: one dict of metrics by test set name; ``sensitivity``: rows of
     ``sensitivity.csv``; ``contribution`` and ``net_benefit``: rows of the tables of that name;
-    ``val_accuracy``; ``recipe``.
+    ``val_accuracy``; ``recipe``. A trial without predictions of the test part has no test set and
+    no pictures.
     """
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
+    if not has_test(folder):
+        predictions = read_predictions(folder)
+        return {
+            "recipe": {**recipe, "parts": ["val"]},
+            "test_sets": {},
+            "sensitivity": [],
+            "contribution": [],
+            "net_benefit": [],
+            "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
+        }
     # Studies that share a trial may score it by recipes of their own.
     path = folder / f"scores-{digest(recipe)}.json"
     result = read_result(folder)

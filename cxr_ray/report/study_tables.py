@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def write_study_tables(
     remarks
         Sentences about the data, printed after the tables.
     """
+    if "search" in study:
+        # Its trials are in a table of their own, but for those with figures on the test part.
+        tested = tables.leaderboard["test_set"].notna()
+        tables = replace(tables, leaderboard=tables.leaderboard[tested])
     separates = compare_arms(trials, study["members"], tables.leaderboard)
     found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
     shown: list[ResultTable] = [*found.tables, leaderboard_table(tables.leaderboard)]

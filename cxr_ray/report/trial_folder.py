@@ -12,7 +12,8 @@ import yaml
 from numpy.typing import NDArray
 from scipy.special import expit
 
-RESULT_FILE = "result.json"
+from cxr_ray.storage import ALL_PARTS, RESULT_FILE, TEST_FILE
+
 PREDICTIONS_FILE = "predictions.parquet"
 HISTORY_FILE = "history.csv"
 FEATURES_FILE = "features.npz"
@@ -88,6 +89,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     """Read how a trial was trained."""
     result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
     return result
+
+
+def has_test(folder: Path) -> bool:
+    """Tell whether a finished trial has predictions of the test part; a search's have none."""
+    return "test" in read_result(folder).get("parts", ALL_PARTS) or (folder / TEST_FILE).exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

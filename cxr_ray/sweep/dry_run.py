@@ -2,15 +2,18 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, count_parts, is_prepared, read_manifest
 from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.detectable import count_tested, describe_power
 from cxr_ray.storage import Storage
+from cxr_ray.sweep.ledger import Ledger
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
 from cxr_ray.sweep.resources import count_slots, local_resources
+from cxr_ray.sweep.search_plan import DEFAULT_TRIALS, describe_space
 from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 
 PENDING = "id pending weights"
@@ -34,15 +37,20 @@ def describe_plan(options: SweepOptions) -> str:
     plan = leave_out_unreachable(
         planned.plan, {cohort: manifest for cohort, (manifest, _) in counted.items()}
     )
-    lines = [f"study {planned.study_name}: {planned.grid.title}"]
-    axes = {axis: list(levels) for axis, levels in planned.grid.axes.items()}
-    family = len(declared_contrasts(axes, planned.grid.compare))
+    lines = [f"study {planned.study_name}: {planned.subject.title}"]
+    family = len(declared_contrasts(planned.axes, planned.compare))
     for group in planned.plan.by_cohort():
         cohort, split = group[0].keys.cohort, group[0].config.data.split.kind
         manifest, flow = counted[cohort]
         lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
         lines.append(describe_power(*count_tested(manifest, split), family, split))
-    lines += ["", *_experiments(storage, plan)]
+    if planned.search is None:
+        lines += ["", *_experiments(storage, plan)]
+    else:
+        manifest = counted[plan.members[0].keys.cohort][0]
+        search, said = planned.search.within(manifest)
+        lines += ["", *describe_space(search.space, search.fixed), *said]
+        lines.append(_asked(storage.studies / planned.study_name, options))
     lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
     lines += ["", _resources(options), _disk(plan, counted), "time: not measured"]
     return "\n".join(lines)
@@ -87,8 +95,18 @@ def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[
     return manifest, [asdict(step) for step in cohort.flow]
 
 
+def _asked(folder: Path, options: SweepOptions) -> str:
+    """Say how many trials a search has asked for, and how many it may."""
+    asked = len(Ledger(folder).read())
+    limit = options.trials
+    if limit is None and options.time_budget is None:
+        limit = DEFAULT_TRIALS
+    budget = f" within {options.time_budget:g} s" if options.time_budget is not None else ""
+    return f"trials: {asked} asked for so far, {limit or 'no limit'} in all{budget}"
+
+
 def _state(storage: Storage, member: Member) -> str:
-    if member.id is not None and (storage.trials / member.id / "result.json").exists():
+    if member.id is not None and storage.is_finished(member.id):
         return "done"
     return "to train" if is_prepared(storage, member.keys) else "to prepare and train"
 

@@ -9,9 +9,15 @@ from typing import Any
 from cxr_ray.config.layers import Layer, field_names, flatten, read_yaml_file, resolve
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
+from cxr_ray.sweep.space import Space, load_space
 
 _KEYS = {"title", "base", "axes", "combinations", "compare"}
 _FIRST_AXES = ("modality", "dataset", "loss")
+_AXIS_OF_FIELD = {
+    "fusion.modalities": "modality",
+    "data.majority_share": "dataset",
+    "loss.kind": "loss",
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,8 @@ class Experiment:
         return self.model_name if self.fit is None else f"{self.model_name}-{self.fit}"
 
 
-def find_grid(name: str, folder: Path) -> Path:
-    """Locate a grid: a name in ``folder``, or a YAML file of one's own."""
+def find_study_file(flag: str, name: str, folder: Path) -> Path:
+    """Locate a grid or space: a name in ``folder``, or a YAML file of one's own."""
     shipped = folder / f"{name}.yaml"
     if shipped.is_file():
         return shipped
@@ -114,13 +120,27 @@ def find_grid(name: str, folder: Path) -> Path:
         return Path(name)
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     raise InputError(
-        f"--grid {name}: neither one of {', '.join(known) or 'no shipped grids'} "
+        f"{flag} {name}: neither one of {', '.join(known) or 'no shipped file'} "
         f"nor a YAML file{did_you_mean(name, known)}"
     )
 
 
+def load_search(path: Path) -> Space:
+    """Read and check a space.
+
+    Raises
+    ------
+    InputError
+        For a grid in its place, or as `load_space` does.
+    """
+    tree, text = read_yaml_file(path)
+    if "axes" in tree:
+        raise InputError(f"{path} is a grid, with axes and no parameters: give it to --grid")
+    return load_space(tree, text, path)
+
+
 def load_grid(path: Path) -> Grid:
-    """Read and check a grid.
+    """Read and check a grid; the file of a space gives its coarse one.
 
     Raises
     ------
@@ -130,6 +150,8 @@ def load_grid(path: Path) -> Grid:
         repeats an axis's field.
     """
     tree, text = read_yaml_file(path)
+    if "parameters" in tree:
+        return _coarse_grid(load_space(tree, text, path))
     _expect_keys(tree, _KEYS, str(path))
     axes: dict[str, dict[str, dict[str, Any]]] = {}
     setter: dict[str, str] = {}
@@ -171,6 +193,42 @@ def load_grid(path: Path) -> Grid:
         combinations=tuple(combinations),
         compare=compare,
     )
+
+
+def _coarse_grid(space: Space) -> Grid:
+    start = space.start_from[0] if space.start_from else {}
+    axes: dict[str, dict[str, dict[str, Any]]] = {}
+    compare = {}
+    for root, levels in space.coarse_axes().items():
+        axis = _AXIS_OF_FIELD.get(root, root)
+        axes[axis] = {_name_level(values): values for values in levels}
+        named = [{k: v for k, v in values.items() if k in start} for values in levels]
+        near = [values == {k: start[k] for k in values} for values in named]
+        compare[axis] = list(axes[axis])[near.index(True) if True in near else 0]
+    return Grid(
+        name=space.name,
+        text=space.text,
+        title=space.title,
+        base=space.base,
+        axes=axes,
+        combinations=(),
+        compare=compare,
+    )
+
+
+def _name_level(values: Mapping[str, Any]) -> str:
+    parts = []
+    for field, value in values.items():
+        if field == "data.majority_share":
+            parts.append("full" if value is None else f"sub{value * 100:g}")
+        elif field == "fusion.modalities":
+            parts.append("multimodal" if "," in value else value)
+        elif isinstance(value, str):
+            parts.append(value.replace(",", "+"))
+        else:
+            said = f"{value:g}" if isinstance(value, int | float) else "none"
+            parts.append(f"{field.rpartition('.')[2]}{said}")
+    return "-".join(parts)
 
 
 def expand(

@@ -113,20 +113,16 @@ def make_plan(
         if recipe not in sources:
             sources[recipe] = open_source(data, config, storage.prepared, reports, demographics)
             _check_overrides(overrides, sources[recipe])
-        source = sources[recipe]
-        reason = _cannot_feed(source, config)
-        if reason is None:
-            rules, required = source.rules(config.cohort), source.required(config.data)
-            keys = data_keys(cohort_key(source.fingerprint(), rules, required, config), config)
-            identity = experiment_id(config, keys)
-            if identity in seen:
-                reason = f"it is the same experiment as {seen[identity]}"
-        if reason is not None:
-            left_out.append(LeftOut(experiment.model_name, reason, experiment.levels))
+        try:
+            member = make_member(experiment, sources[recipe])
+            if member.id in seen:
+                raise InputError(f"it is the same experiment as {seen[member.id]}")
+        except InputError as error:
+            left_out.append(LeftOut(experiment.model_name, str(error), experiment.levels))
             continue
-        if identity is not None:
-            seen[identity] = experiment.model_name
-        members.append(Member(experiment, source, keys, identity))
+        if member.id is not None:
+            seen[member.id] = experiment.model_name
+        members.append(member)
     if not any(member.experiment.selected for member in members):
         reasons = sorted({each.reason for each in left_out})
         raise InputError(
@@ -134,6 +130,23 @@ def make_plan(
         )
     fingerprints = sorted({source.fingerprint() for source in sources.values()})
     return Plan(tuple(members), _once(left_out), digest(fingerprints), members[0].source.name)
+
+
+def make_member(experiment: Experiment, source: "Source") -> Member:
+    """Give an experiment its keys and identity on a source.
+
+    Raises
+    ------
+    InputError
+        If the source cannot feed it.
+    """
+    config = experiment.config
+    reason = _cannot_feed(source, config)
+    if reason is not None:
+        raise InputError(reason)
+    rules, required = source.rules(config.cohort), source.required(config.data)
+    keys = data_keys(cohort_key(source.fingerprint(), rules, required, config), config)
+    return Member(experiment, source, keys, experiment_id(config, keys))
 
 
 def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> Plan:
@@ -148,7 +161,7 @@ def leave_out_unreachable(plan: Plan, manifests: dict[str, dict[str, Any]]) -> P
     kept, left_out = [], list(plan.left_out)
     for member in plan.members:
         share, counted = member.config.data.majority_share, manifests.get(member.keys.cohort)
-        reason = None if share is None or counted is None else _cannot_reach(share, counted)
+        reason = None if share is None or counted is None else cannot_reach(share, counted)
         if reason is None:
             kept.append(member)
         else:
@@ -163,7 +176,7 @@ def _once(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
     return tuple({(each.name, each.reason): each for each in left_out}.values())
 
 
-def _cannot_reach(share: float, counted: dict[str, Any]) -> str | None:
+def cannot_reach(share: float, counted: Mapping[str, Any]) -> str | None:
     """Say where a majority share is above the natural one, but for rounding by one record."""
     records, positive = counted["records"], counted["positive"]
     natural = max(positive, records - positive) / records

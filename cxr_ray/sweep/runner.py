@@ -10,7 +10,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from typing import Any
 import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.search import Searcher
 
 from cxr_ray.errors import InputError, TrialError, TrialStopped
-from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
-from cxr_ray.storage import Storage
+from cxr_ray.lease import Heartbeat, Lease, acquire_lease, release_lease
+from cxr_ray.storage import WEIGHTS_FILE, Storage
 from cxr_ray.sweep.plan import Member
+from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
 from cxr_ray.sweep.resources import TrialResources, count_slots
 from cxr_ray.training.job import Job
 
@@ -50,7 +53,11 @@ DRIVER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class TrialEvent:
-    """Something that happened to a trial: ``started``, ``epoch``, ``finished`` or ``failed``."""
+    """Something that happened to a trial.
+
+    ``kind`` is ``started``, ``epoch``, ``finished``, ``failed``, ``pruned`` or ``stopped``; a
+    stopped one keeps its checkpoint.
+    """
 
     kind: str
     member: Member
@@ -92,14 +99,9 @@ def _check_address(address: str | None) -> None:
         ) from error
 
 
-def missing_members(storage: Storage, members: Iterable[Member]) -> list[Member]:
-    """Return the members without a finished trial."""
-    return [m for m in members if not (storage.trials / m.trained_id / "result.json").exists()]
-
-
-def run_members(
+def run_trials(
     storage: Storage,
-    members: Sequence[Member],
+    queue: TrialQueue,
     need: TrialResources,
     *,
     driver: str,
@@ -107,67 +109,171 @@ def run_members(
     git_commit: str | None,
     on_event: Callable[[TrialEvent], None],
 ) -> dict[str, str]:
-    """Train the members that are missing, on a started Ray.
+    """Train what a queue hands out, on a started Ray.
 
     A member that another living driver trains is waited for, and trained here if that driver dies.
 
     Returns
     -------
     The reason of each trial that failed, by experiment id. A member that is neither finished nor
-    in here was interrupted.
+    in here, nor pruned, was interrupted.
     """
     slots = count_slots(need, ray.cluster_resources(), max_concurrent)
-    failed: dict[str, str] = {}
     with Heartbeat() as heartbeat:
-        while missing := [
-            m for m in missing_members(storage, members) if m.trained_id not in failed
-        ]:
-            jobs, leases = [], {}
-            for member in sorted(missing, key=_cost, reverse=True):
-                running = storage.running / member.trained_id
-                lease = acquire_lease(running, driver)
-                if lease is None:
-                    continue
-                if not missing_members(storage, [member]):
-                    # Another driver finished it after this one had looked.
-                    shutil.rmtree(running, ignore_errors=True)
-                    continue
-                heartbeat.add(running)
-                leases[running] = lease
-                jobs.append(
-                    Job(
-                        storage=str(storage.root),
-                        experiment_id=member.trained_id,
-                        attempt=lease.attempt,
-                        config=member.config.model_dump(mode="json"),
-                        keys=asdict(member.keys),
-                        git_commit=git_commit,
-                        **asdict(need),
-                    )
-                )
-            if not jobs:
-                time.sleep(WAIT_SECONDS)
-                continue
-            by_id = {member.trained_id: member for member in missing}
-            failed |= _tune(jobs, by_id, need, slots, on_event)
-            for running, lease in leases.items():
-                heartbeat.discard(running)
-                release_lease(running, lease)
-            left = {m.trained_id for m in missing_members(storage, members)}
-            if any(job.experiment_id in left - set(failed) for job in jobs):
+        handout = _Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
+        while not handout.over:
+            handout.all_handed_out = False
+            _tune(handout, need, slots)
+            if handout.release_all() or not handout.all_handed_out:
                 break  # interrupted
-    return failed
+            if not handout.over:
+                time.sleep(WAIT_SECONDS)  # others train what is left
+    return handout.failed
 
 
-def _tune(
-    jobs: Sequence[Job],
-    members: dict[str, Member],
-    need: TrialResources,
-    slots: int,
-    on_event: Callable[[TrialEvent], None],
-) -> dict[str, str]:
-    """Run jobs as Tune trials and return the reasons of those that failed."""
-    follow = _Follow(members, on_event)
+class _Handout(Searcher):
+    """Hands a queue's members to Tune as jobs, each under a lease, and follows what they do."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        queue: TrialQueue,
+        need: TrialResources,
+        driver: str,
+        git_commit: str | None,
+        heartbeat: Heartbeat,
+        on_event: Callable[[TrialEvent], None],
+    ) -> None:
+        super().__init__()
+        self._storage, self._queue, self._need = storage, queue, need
+        self._driver, self._git_commit = driver, git_commit
+        self._heartbeat, self._on_event = heartbeat, on_event
+        self._elsewhere: deque[Member] = deque()
+        self._running: dict[str, tuple[Member, Lease]] = {}
+        self._pruned: dict[str, str] = {}
+        self._histories: dict[str, list[dict[str, Any]]] = {}
+        self.failed: dict[str, str] = {}
+        self.all_handed_out = self.over = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher for a restore of its own, which is never used.
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """Return the next job, None while others' trials are waited for, or that all is over."""
+        for _ in range(len(self._elsewhere)):
+            if job := self._hand_out(self._elsewhere.popleft()):
+                return job
+        while member := self._queue.next():
+            if job := self._hand_out(member):
+                return job
+        if self._elsewhere and self._running:
+            return None
+        self.all_handed_out, self.over = True, not self._elsewhere
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Do nothing: the callback has been told."""
+
+    def _hand_out(self, member: Member) -> dict[str, Any] | None:
+        """Take a member's lease and make its job, or None where it needs none from here."""
+        identity = member.trained_id
+        if self._storage.is_finished(identity, self._queue.parts):
+            self._queue.ended(member, "finished")
+            return None
+        running = self._storage.running / identity
+        lease = acquire_lease(running, self._driver)
+        if lease is None:
+            self._elsewhere.append(member)
+            return None
+        if self._storage.is_finished(identity, self._queue.parts):
+            # Another driver finished it after this one had looked.
+            shutil.rmtree(running, ignore_errors=True)
+            self._queue.ended(member, "finished")
+            return None
+        trained = self._storage.trials / identity
+        if trained.exists() and not (trained / WEIGHTS_FILE).exists():
+            # Trained for its validation figures alone, and its weights are gone.
+            shutil.rmtree(trained)
+        self._heartbeat.add(running)
+        self._running[identity] = member, lease
+        job = Job(
+            storage=str(self._storage.root),
+            experiment_id=identity,
+            attempt=lease.attempt,
+            config=member.config.model_dump(mode="json"),
+            keys=asdict(member.keys),
+            parts=self._queue.parts,
+            git_commit=self._git_commit,
+            **asdict(self._need),
+        )
+        return {"job": asdict(job)}
+
+    def started(self, identity: str) -> None:
+        """Pass a trial's start on."""
+        self._tell("started", identity, {})
+
+    def epoch(self, identity: str, figures: dict[str, Any]) -> None:
+        """Pass an epoch on; a trial that is to be pruned loses its lease, and so ends itself."""
+        member, lease = self._running[identity]
+        history = self._histories.setdefault(identity, [])
+        if any(row["epoch"] == figures["epoch"] for row in history):
+            return  # a trial that was continued tells its epochs again
+        history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
+        self._tell("epoch", identity, figures)
+        reason = None if identity in self._pruned else self._queue.epoch(member, figures)
+        if reason is not None:
+            self._pruned[identity] = reason
+            release_lease(self._storage.running / identity, lease)
+
+    def ended(self, identity: str, reason: str | None) -> None:
+        """Take a trial's end; the reason is why it failed."""
+        member, lease = self._running[identity]
+        history = self._histories.pop(identity, [])
+        kind, figures = "finished", dict[str, Any]()
+        if reason is not None:
+            self.failed[identity] = reason
+            kind, figures = "failed", {"reason": reason, "history": history}
+        elif identity in self._pruned and not self._storage.is_finished(
+            identity, self._queue.parts
+        ):
+            kind, figures = "pruned", {"reason": self._pruned[identity], "history": history}
+            self._drop_checkpoint(identity)
+        elif not self._storage.is_finished(identity, self._queue.parts):
+            # Its lease went to another driver, or it was interrupted.
+            self._elsewhere.append(member)
+            kind = "stopped"
+        self._let_go(identity)
+        if kind != "stopped":
+            self._queue.ended(member, kind)
+        self._on_event(TrialEvent(kind, member, figures))
+
+    def release_all(self) -> bool:
+        """Give back what an interruption left; True where there was anything."""
+        left = list(self._running)
+        for identity in left:
+            self._let_go(identity)
+        return bool(left)
+
+    def _let_go(self, identity: str) -> None:
+        _, lease = self._running.pop(identity)
+        running = self._storage.running / identity
+        self._heartbeat.discard(running)
+        release_lease(running, lease)
+
+    def _drop_checkpoint(self, identity: str) -> None:
+        running = self._storage.running / identity
+        if acquire_lease(running, self._driver) is not None:
+            shutil.rmtree(running, ignore_errors=True)
+
+    def _tell(self, kind: str, identity: str, figures: dict[str, Any]) -> None:
+        self._on_event(TrialEvent(kind, self._running[identity][0], figures))
+
+
+def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
+    """Run the jobs that are handed out as Tune trials."""
     if need.workers > 1:
         # The worker group holds the CPUs; a driver that held one too could starve it for ever, so
         # it takes a sliver of a resource that every head node has.
@@ -177,8 +283,9 @@ def _tune(
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             tune.with_resources(_train_in_trial, resources),
-            param_space={"job": tune.grid_search([asdict(job) for job in jobs])},
             tune_config=tune.TuneConfig(
+                search_alg=handout,
+                num_samples=-1,
                 reuse_actors=need.workers == 1,
                 max_concurrent_trials=slots,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -187,20 +294,19 @@ def _tune(
                 name="trials",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[follow],
+                callbacks=[_Follow(handout)],
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
         )
         tuner.fit()
-    return follow.failed
 
 
 class _Follow(tune.Callback):
-    """Passes what Tune tells of a trial on as events, and keeps the reasons of failed ones."""
+    """Tells the handout what Tune tells of a trial."""
 
-    def __init__(self, members: dict[str, Member], on_event: Callable[[TrialEvent], None]) -> None:
-        self._members, self._on_event = members, on_event
-        self.failed: dict[str, str] = {}
+    def __init__(self, handout: _Handout) -> None:
+        self._handout = handout
+        self._reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which is never used.
@@ -208,33 +314,24 @@ class _Follow(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the start on."""
-        self._tell("started", trial, {})
+        self._handout.started(_identity(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         """Pass an epoch's figures on, or keep the reason of a trial that failed by itself."""
         if "failed" in result:
-            self.failed[_identity(trial)] = result["failed"]
+            self._reasons[_identity(trial)] = result["failed"]
         elif "val_loss" in result:
-            self._tell("epoch", trial, result)
+            self._handout.epoch(_identity(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
-        reason = self.failed.get(_identity(trial))
-        if reason is None:
-            self._tell("finished", trial, {})
-        else:
-            self._tell("failed", trial, {"reason": reason})
+        self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good."""
-        reason = _reason(trial)
-        self.failed[_identity(trial)] = reason
-        self._tell("failed", trial, {"reason": reason})
-
-    def _tell(self, kind: str, trial: Any, figures: dict[str, Any]) -> None:
-        self._on_event(TrialEvent(kind, self._members[_identity(trial)], figures))
+        self._handout.ended(_identity(trial), _reason(trial))
 
 
 def _identity(trial: Any) -> str:
@@ -263,14 +360,6 @@ def _train_in_trial(config: dict[str, Any]) -> None:
     except (TrialError, InputError) as error:
         # The experiment itself fails: a retry would end the same way.
         tune.report({"failed": str(error)})
-
-
-def _cost(member: Member) -> float:
-    """Rank trials by what they will take, so that the longest start first."""
-    config = member.config
-    share = config.data.majority_share
-    records = 1.0 if share is None else (1 - share) * 2
-    return records * len(config.fusion.modalities)
 
 
 def _reason(trial: Any) -> str:

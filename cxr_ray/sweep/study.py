@@ -28,13 +28,16 @@ class Study:
     changes: tuple[str, ...] = ()
     """What an edited grid or override took out of the study, in sentences."""
 
-    def write_failed(self, experiment_id: str, reason: str) -> None:
-        """Record that a trial failed; it is tried once more by the next command."""
+    def write_ended(self, experiment_id: str, how: Mapping[str, Any]) -> None:
+        """Record how a trial ended without a result: its ``status``, ``reason`` and what it did.
+
+        A failed one is tried once more by the next command, a pruned one never by this study.
+        """
         path = self.folder / ENDED_FOLDER / f"{experiment_id}.json"
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, json.dumps({"status": "failed", "reason": reason}))
+        write_whole(path, json.dumps(how))
 
-    def forget_failed(self, experiment_id: str) -> None:
+    def forget_ended(self, experiment_id: str) -> None:
         """Drop the record of an earlier failure of a trial that has now finished."""
         (self.folder / ENDED_FOLDER / f"{experiment_id}.json").unlink(missing_ok=True)
 
@@ -43,8 +46,10 @@ class Study:
 
         A cross-validated member has none as long as a fit of it has failed.
         """
-        files = (self.folder / ENDED_FOLDER).glob("*.json")
-        ended = {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+        ended = {
+            identity: {"status": how["status"], "reason": how["reason"]}
+            for identity, how in read_ended(self.folder).items()
+        }
         for member in self.record["members"]:
             fits = [fit for fit in member.get("fits", ()) if fit["experiment_id"] in ended]
             if fits:
@@ -53,13 +58,25 @@ class Study:
                 ended[member["experiment_id"]] = {**how, "reason": reason}
         return ended
 
-    def member_of(self, experiment_id: str) -> dict[str, Any]:
-        """Find the member that an experiment is, or is a fit of."""
-        for member in self.record["members"]:
-            if experiment_id in experiment_ids(member):
-                found: dict[str, Any] = member
+    def describe(self, member: Member) -> dict[str, Any]:
+        """Describe the model that a member is, or is a fit of."""
+        for described in self.record["members"]:
+            if member.trained_id in experiment_ids(described):
+                found: dict[str, Any] = described
                 return found
-        raise KeyError(experiment_id)
+        return describe_members([member])[0]
+
+    def update(self, members: Sequence[Member], **fields: Any) -> None:
+        """Record the members that a study has come to have, and further fields."""
+        self.record["members"] = describe_members(members)
+        self.record.update(fields)
+        write_whole(self.folder / STUDY_FILE, json.dumps(self.record, indent=1))
+
+
+def read_ended(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read all that is recorded of a study's trials that ended without a result, by id."""
+    files = (folder / ENDED_FOLDER).glob("*.json")
+    return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
 
 
 def check_name(name: str) -> str:
@@ -109,11 +126,14 @@ def open_study(
     data: str,
     command: str,
     git_commit: str | None,
+    members: Sequence[Member] | None = None,
 ) -> Study:
     """Open a study under its name, making it where it is new, and record its members.
 
     Parameters
     ----------
+    members
+        The members so far, where they are not the plan's.
     axes, compare
         The grid's axes with their levels, and which level the others of an axis are compared with.
 
@@ -138,7 +158,9 @@ def open_study(
         "source": plan.source_name,
         "data_key": plan.data_key,
         "cohorts": sorted({member.keys.cohort for member in plan.members}),
-        "members": describe_members([m for m in plan.members if m.id is not None]),
+        "members": describe_members(
+            [m for m in (plan.members if members is None else members) if m.id is not None]
+        ),
         "left_out": [asdict(each) for each in plan.left_out],
         "evaluation": plan.members[0].config.evaluation.model_dump(mode="json"),
         "version": __version__,

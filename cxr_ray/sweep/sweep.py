@@ -1,11 +1,10 @@
 """A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
 
-import shutil
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
@@ -13,17 +12,19 @@ from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared, named_counts, read_manifest
 from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
-from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.auditing import SweepAudit
-from cxr_ray.sweep.grid import Grid, expand, load_grid
+from cxr_ray.sweep.course import Course, GridCourse
+from cxr_ray.sweep.execution import Execution, Listener, RayStart
+from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
-from cxr_ray.sweep.study import Study, check_study, open_study
+from cxr_ray.sweep.search_plan import SearchPlan, plan_search
+from cxr_ray.sweep.space import Space
+from cxr_ray.sweep.study import Study, check_study, open_study, read_ended
 
 if TYPE_CHECKING:
     from cxr_ray.report.leaderboard import StudyTables
-    from cxr_ray.sweep.runner import TrialEvent
 
 TABLES_KEY_FILE = ".tables_key"
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -33,7 +34,8 @@ TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databric
 class SweepOptions:
     """What a sweep is asked to do; the names are those of the command line."""
 
-    grid: Path
+    grid: Path | None = None
+    search: Path | None = None
     data: str = "phantom"
     reports: str | None = None
     demographics: str | None = None
@@ -47,28 +49,12 @@ class SweepOptions:
     resources: TrialResources = field(default_factory=TrialResources)
     max_concurrent: int | None = None
     only: Sequence[str] = ()
+    trials: int | None = None
+    time_budget: float | None = None
+    keep: int = 3
     fresh: bool = False
     command: str = ""
     git_commit: str | None = None
-
-
-class Listener(Protocol):
-    """Is told how a sweep goes, and draws it."""
-
-    def planned(self, plan: Plan, missing: int, cohorts: Sequence[str]) -> None:
-        """Tell the plan, how many of its trials are missing, and each cohort in a line."""
-
-    def preparing(self, what: str, done: int, total: int) -> None:
-        """Tell that a step of the preparation went on."""
-
-    def trial(self, event: "TrialEvent") -> None:
-        """Tell that something happened to a trial."""
-
-    def phase(self, what: str) -> None:
-        """Tell that a phase without steps began."""
-
-    def warn(self, sentence: str) -> None:
-        """Tell what is not as it should be while the sweep goes on."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +71,25 @@ class SweepOutcome:
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """A sweep before anything is written: its grid, storage, plan and study name."""
+    """A sweep before anything is written: its grid or space, storage, plan and study name."""
 
-    grid: Grid
+    subject: Grid | Space
     storage: Storage
     plan: Plan
     study_name: str
+    search: SearchPlan | None = None
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The axes of a grid with their levels; a space has none."""
+        if isinstance(self.subject, Space):
+            return {}
+        return {axis: list(levels) for axis, levels in self.subject.axes.items()}
+
+    @property
+    def compare(self) -> Mapping[str, str]:
+        """The level of each axis that others are compared with."""
+        return {} if isinstance(self.subject, Space) else self.subject.compare
 
 
 def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
@@ -106,19 +105,48 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     _check_tracker(options.mlflow_uri)
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
-    grid = load_grid(options.grid)
+    storage = Storage.open(options.storage, create=create)
     profile, overrides = load_profile(options.profile), parse_assignments(options.overrides)
     overrides = Layer("--set", {**config_of(options.data), **overrides.values})
-    experiments = expand(grid, profile, overrides, only=options.only, seeds=options.seeds)
-    storage = Storage.open(options.storage, create=create)
-    given = Layer("--set", {**grid.base.values, **overrides.values})
-    plan = make_plan(
-        experiments, storage, options.data, options.reports, given, options.demographics
-    )
-    default = grid.name if plan.source_name == "phantom" else f"{grid.name}-{plan.source_name}"
+    where = storage, options.data, options.reports
+    subject: Grid | Space
+    search = None
+    if options.search is not None:
+        check_search_options(options)
+        subject = load_search(options.search)
+        search = plan_search(subject, profile, overrides, *where, options.demographics)
+        plan = search.plan
+    else:
+        assert options.grid is not None
+        subject = load_grid(options.grid)
+        experiments = expand(subject, profile, overrides, only=options.only, seeds=options.seeds)
+        given = Layer("--set", {**subject.base.values, **overrides.values})
+        plan = make_plan(experiments, *where, given, options.demographics)
+    default = subject.name
+    if plan.source_name != "phantom":
+        default += f"-{plan.source_name}"
     name = default if options.study is None else options.study
     check_study(storage, name, plan, options.profile)
-    return PlannedSweep(grid, storage, plan, name)
+    return PlannedSweep(subject, storage, plan, name, search)
+
+
+def check_search_options(options: SweepOptions) -> None:
+    """Refuse what makes no sense with a search.
+
+    Raises
+    ------
+    InputError
+        For a flag of grids, or a value out of range.
+    """
+    if options.only or options.seeds > 1:
+        flag = "--only" if options.only else "--seeds"
+        raise InputError(
+            f"{flag}: a search trains each of its trials once; repeat what it finds with --grid "
+            "STUDY_DIR/best.yaml --seeds 5"
+        )
+    for flag, value in (("--trials", options.trials), ("--keep", options.keep)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag} {value}: should be at least 1")
 
 
 def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
@@ -136,108 +164,127 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
     if options.address is None:
         # What can never fit is refused before anything is prepared.
         count_slots(options.resources, local_resources(), options.max_concurrent)
-    ray_started = _prepare_missing(planned, options, driver, listener)
+    ray = RayStart(options.address, storage, listener)
+    _prepare_missing(planned, ray, driver, listener)
     manifests = {
         member.keys.cohort: read_manifest(storage, member.keys.cohort)
         for member in planned.plan.selected
     }
     plan = leave_out_unreachable(planned.plan, manifests)
     audit = SweepAudit(storage, plan)
-    study = open_study(
-        storage,
-        planned.study_name,
-        plan,
-        profile=options.profile,
-        grid_name=planned.grid.name,
-        grid_text=planned.grid.text,
-        title=planned.grid.title,
-        axes={axis: list(levels) for axis, levels in planned.grid.axes.items()},
-        compare=planned.grid.compare,
-        data=options.data,
-        command=options.command,
-        git_commit=options.git_commit,
-    )
-    members = {each["experiment_id"]: each for each in study.record["members"]}
-    selected = [member.trained_id for member in plan.selected]
-    if options.fresh:
-        _forget(storage, selected, driver)
-    missing = [i for i in selected if not (storage.trials / i / "result.json").exists()]
-    for sentence in study.changes:
-        listener.warn(sentence)
-    listener.planned(plan, len(missing), [_count(manifest) for manifest in manifests.values()])
+    course: Course
+    if planned.search is None:
+        course = GridCourse(storage, plan)
+    else:
+        from cxr_ray.sweep.search_course import SearchCourse
+
+        course = SearchCourse(
+            planned.search,
+            storage,
+            planned.study_name,
+            manifests[plan.members[0].keys.cohort],
+            driver=driver,
+            trials=options.trials,
+            time_budget=options.time_budget,
+            keep=options.keep,
+        )
+    with course:
+        if options.fresh:
+            course.forget(driver)
+        study = open_study(
+            storage,
+            planned.study_name,
+            plan,
+            profile=options.profile,
+            grid_name=planned.subject.name,
+            grid_text=planned.subject.text,
+            title=planned.subject.title,
+            axes=planned.axes,
+            compare=planned.compare,
+            data=options.data,
+            command=options.command,
+            git_commit=options.git_commit,
+            members=course.members,
+        )
+        for sentence in (*study.changes, *course.remarks):
+            listener.warn(sentence)
+        asked, missing = course.counts()
+        counted = [_count(manifest) for manifest in manifests.values()]
+        listener.planned(asked, missing, plan.left_out, counted)
+        return _run_course(
+            course, study, plan, manifests, options, ray, audit, listener, storage, driver
+        )
+
+
+def _run_course(
+    course: Course,
+    study: Study,
+    plan: Plan,
+    manifests: dict[str, dict[str, Any]],
+    options: SweepOptions,
+    ray: RayStart,
+    audit: SweepAudit,
+    listener: Listener,
+    storage: Storage,
+    driver: str,
+) -> SweepOutcome:
+    """Train, score, tabulate and track the course's trials."""
     from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm, remark_on_folds
 
     remarks = remark_on_alpha(plan, manifests) + remark_on_batch_norm(plan, options.resources)
     remarks += remark_on_folds(manifests)
     for remark in remarks:
         listener.warn(remark)
-
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
-    failed: dict[str, str] = {}
     from cxr_ray.report.members import experiment_ids
     from cxr_ray.report.out_of_fold import gather_fits
     from cxr_ray.tracking.background import BackgroundTracker
 
     with BackgroundTracker(uri, artifacts, study.record) as tracking:
-        if missing:
-            from cxr_ray.sweep.runner import run_members
-
-            if not ray_started:
-                _start_ray(options, storage, listener)
-            if options.address is not None:
-                from cxr_ray.sweep.preflight import check_nodes
-
-                gpus = options.resources.gpus_per_worker > 0
-                check_nodes(storage, list(manifests), gpus=gpus)
-
-            def follow(event: "TrialEvent") -> None:
-                audit.start()
-                listener.trial(event)
-                if event.kind == "finished":
-                    identity = event.member.trained_id
-                    member = study.member_of(identity)
-                    if (storage.trials / identity / "result.json").exists():
-                        study.forget_failed(identity)
-                        if gather_fits(storage.trials, member):
-                            tracking.log_trial(member, storage.trials / member["experiment_id"])
-
-            failed = run_members(
-                storage,
-                plan.selected,
-                options.resources,
-                driver=driver,
-                max_concurrent=options.max_concurrent,
-                git_commit=options.git_commit,
-                on_event=follow,
-            )
-            for identity, reason in failed.items():
-                study.write_failed(identity, reason)
+        execution = Execution(
+            storage,
+            study,
+            ray,
+            audit,
+            tracking,
+            listener,
+            cohorts=list(manifests),
+            need=options.resources,
+            driver=driver,
+            max_concurrent=options.max_concurrent,
+            git_commit=options.git_commit,
+        )
+        course.run(execution)
+        failed = execution.failed
         listener.phase("scoring")
         from cxr_ray.report.page import write_page
         from cxr_ray.report.study_audit import write_study_audit
         from cxr_ray.report.study_tables import write_study_tables
         from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
-        done = [i for i, member in members.items() if gather_fits(storage.trials, member)]
-        trained = {fit for identity in done for fit in experiment_ids(members[identity])}
-        tables = _tabulate(storage, study, plan, done)
-        remarks += remark_on_arithmetic(storage, plan, sorted(trained))
+        described = {each["experiment_id"]: each for each in course.record(study)}
+        done = [i for i, member in described.items() if gather_fits(storage.trials, member)]
+        trained = replace(plan, members=tuple(course.members)) if course.members else plan
+        tables = _tabulate(storage, study, trained, done)
+        fits = {fit for identity in done for fit in experiment_ids(described[identity])}
+        remarks += remark_on_arithmetic(storage, trained, sorted(fits))
         remarks += remark_on_empty_texts(storage, plan)
         remarks.append(
             write_study_audit(study.folder, storage.trials, study.record, audit.result())
         )
+        found = course.write(study)
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         write_page(storage, study.folder, study.record, tables)
         listener.phase("logging to MLflow")
         tracking.try_again()
         for identity in done:
-            tracking.log_trial(members[identity], storage.trials / identity)
-        for identity, reason in failed.items():
-            tracking.log_failed(study.member_of(identity), reason)
-        finished = {i for i in selected if (storage.trials / i / "result.json").exists()}
-        complete = finished == set(selected)
-        tracking.finish(_published(study.folder), complete=complete)
+            tracking.log_trial(described[identity], storage.trials / identity)
+        ended = read_ended(study.folder)
+        for member in course.members:
+            if member.id in ended and not storage.is_finished(member.id, course.parts):
+                tracking.log_ended(study.describe(member), ended[member.id])
+        tracking.finish(_published(study.folder), complete=course.left(failed) == 0 and not failed)
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
@@ -245,9 +292,9 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         )
     return SweepOutcome(
         study=study,
-        text=text,
+        text="\n\n".join([*found, text]),
         failed=failed,
-        interrupted=len(set(selected) - finished - set(failed)),
+        interrupted=course.left(failed),
         mlflow_uri=uri,
         tracked=tracking.problem is None,
     )
@@ -273,20 +320,15 @@ def _count(manifest: dict[str, Any]) -> str:
     )
 
 
-def _prepare_missing(
-    planned: PlannedSweep, options: SweepOptions, driver: str, listener: Listener
-) -> bool:
-    """Prepare what the plan's members read; True where Ray had to be started for it."""
-    started = False
+def _prepare_missing(planned: PlannedSweep, ray: RayStart, driver: str, listener: Listener) -> None:
+    """Prepare what the plan's members read."""
     for group in planned.plan.by_cohort():
         lacking = [m for m in group if not is_prepared(planned.storage, m.keys)]
         if not lacking:
             continue
         from cxr_ray.data.fan_out import run_as_ray_tasks
 
-        if not started:
-            _start_ray(options, planned.storage, listener)
-            started = True
+        ray()
         prepare(
             planned.storage,
             lacking[0].source,
@@ -295,29 +337,6 @@ def _prepare_missing(
             progress=listener.preparing,
             driver=driver,
         )
-    return started
-
-
-def _start_ray(options: SweepOptions, storage: Storage, listener: Listener) -> None:
-    """Start Ray; a cluster that was joined must share the storage on every node."""
-    from cxr_ray.sweep.runner import start_ray
-
-    listener.phase("starting Ray")
-    start_ray(options.address)
-    if options.address is not None:
-        from cxr_ray.sweep.preflight import check_nodes
-
-        listener.phase("checking every node")
-        check_nodes(storage)
-
-
-def _forget(storage: Storage, identities: Sequence[str], driver: str) -> None:
-    """Remove finished trials and what was begun of them, but for those that somebody trains now."""
-    for identity in identities:
-        running = storage.running / identity
-        if acquire_lease(running, driver) is not None:
-            shutil.rmtree(storage.trials / identity, ignore_errors=True)
-            shutil.rmtree(running, ignore_errors=True)
 
 
 def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -> "StudyTables":
@@ -333,6 +352,7 @@ def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -
             "axes": study.record["axes"],
             "compare": study.record["compare"],
             "done": [read_result(storage.trials / identity)["attempt"] for identity in done],
+            "untested": [identity for identity in done if not storage.is_finished(identity)],
             "ended": study.ended(),
             "version": EVALUATION_VERSION,
             "evaluation": config.model_dump(mode="json"),

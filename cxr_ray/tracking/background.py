@@ -55,9 +55,9 @@ class BackgroundTracker:
         """Queue a finished trial."""
         self._call(lambda tracker: tracker.log_trial(self._study, member, folder))
 
-    def log_failed(self, member: Mapping[str, Any], reason: str) -> None:
-        """Queue a failed trial."""
-        self._call(lambda tracker: tracker.log_failed(self._study, member, reason))
+    def log_ended(self, member: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+        """Queue a trial that ended without a result."""
+        self._call(lambda tracker: tracker.log_ended(self._study, member, how))
 
     def finish(self, artifacts: list[Path], *, complete: bool) -> None:
         """Queue the closing of the parent run."""

@@ -8,7 +8,7 @@ trial that is logged already costs one comparison.
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from cxr_ray.report.trial_folder import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 EPOCH_METRICS = {
     "train_loss": "train/loss",
@@ -123,7 +123,7 @@ class Tracker:
 
     def log_trial(self, study: Mapping[str, Any], member: Mapping[str, Any], folder: Path) -> None:
         """Log a finished trial as a child: parameters, curves, test figures and pictures."""
-        from mlflow.entities import Metric, Param
+        from mlflow.entities import Metric
 
         result = read_result(folder)
         config = ExperimentConfig.model_validate(read_config(folder))
@@ -142,37 +142,53 @@ class Tracker:
         if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
             return
         run_id, when = run.info.run_id, run.info.start_time
-        params = [Param(key, str(value)) for key, value in flat_parameters(config).items()]
-        logged = run.data.params
-        params = [param for param in params if param.key not in logged]
-        for start in range(0, len(params), _PARAMETERS_BATCH):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMETERS_BATCH])
-        metrics = [
-            Metric(EPOCH_METRICS[key], value, when, int(row["epoch"]))
-            for row in read_history(folder)
-            for key, value in row.items()
-            if key in EPOCH_METRICS
-        ]
+        self._log_parameters(run, flat_parameters(config))
+        metrics = _curves(read_history(folder), when)
         metrics += [Metric(key, value, when, 0) for key, value in _final(scores, result).items()]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        self._log_metrics(run_id, metrics)
         for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
             self._client.log_artifact(run_id, str(figure), FIGURES_FOLDER)
         self._client.log_artifact(run_id, str(folder / "config.yaml"))
         if self._local:
             self._client.log_artifact(run_id, str(folder / PREDICTIONS_FILE))
-        if "reason" in run.data.tags:
-            self._client.delete_tag(run_id, "reason")
+        for tag in ("reason", "status"):
+            if tag in run.data.tags:
+                self._client.delete_tag(run_id, tag)
         self._client.set_tag(run_id, "attempt", result["attempt"])
         self._client.set_tag(run_id, "git_commit", result["versions"]["git_commit"] or "unknown")
         self._client.set_tag(run_id, "logged", recipe)
         self._client.set_terminated(run_id, "FINISHED", end_time=ended)
 
-    def log_failed(self, study: Mapping[str, Any], member: Mapping[str, Any], reason: str) -> None:
-        """Log a trial that ended without a result."""
+    def log_ended(
+        self, study: Mapping[str, Any], member: Mapping[str, Any], how: Mapping[str, Any]
+    ) -> None:
+        """Log a trial that failed or was pruned: its reason, and what it had come to.
+
+        Parameters
+        ----------
+        how
+            ``status``, ``reason`` and, where they are known, ``parameters`` and ``history``.
+        """
         run = self._child(study, member)
-        self._client.set_tag(run.info.run_id, "reason", reason)
-        self._client.set_terminated(run.info.run_id, "FAILED")
+        run_id = run.info.run_id
+        self._log_parameters(run, how.get("parameters", {}))
+        self._log_metrics(run_id, _curves(how.get("history", ()), run.info.start_time))
+        self._client.set_tag(run_id, "status", how["status"])
+        self._client.set_tag(run_id, "reason", how["reason"])
+        self._client.set_terminated(run_id, "KILLED" if how["status"] == "pruned" else "FAILED")
+
+    def _log_parameters(self, run: "Run", parameters: Mapping[str, Any]) -> None:
+        """Log the parameters that a run does not have yet; they cannot be changed."""
+        from mlflow.entities import Param
+
+        params = [Param(k, str(v)) for k, v in parameters.items() if k not in run.data.params]
+        for start in range(0, len(params), _PARAMETERS_BATCH):
+            batch = params[start : start + _PARAMETERS_BATCH]
+            self._client.log_batch(run.info.run_id, params=batch)
+
+    def _log_metrics(self, run_id: str, metrics: "list[Metric]") -> None:
+        for start in range(0, len(metrics), _BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 
     def finish(self, study: Mapping[str, Any], artifacts: list[Path], *, complete: bool) -> None:
         """Log the study's tables on the parent and close it.
@@ -208,6 +224,17 @@ class Tracker:
                 self._experiment, start_time=began, tags=tags, run_name=member["name"]
             )
         return self._children[identity]
+
+
+def _curves(history: Sequence[Mapping[str, Any]], when: int) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    return [
+        Metric(EPOCH_METRICS[key], value, when, int(row["epoch"]))
+        for row in history
+        for key, value in row.items()
+        if key in EPOCH_METRICS
+    ]
 
 
 def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:

@@ -6,13 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs to know to train one experiment; plain values only."""
+    """All that a worker needs to know to train one experiment; plain values only.
+
+    ``parts`` are those that predictions are written of: a search's trials leave test alone.
+    """
 
     storage: str
     experiment_id: str
     attempt: str
     config: dict[str, Any]
     keys: dict[str, str | None]
+    parts: tuple[str, ...] = ("val", "test")
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0

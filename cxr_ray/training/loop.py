@@ -93,6 +93,8 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         history, best_epoch, epoch = state["history"], state["best_epoch"], state["epoch"]
+        for row in history:  # whoever listens now may not have heard them
+            report({**row, "best_epoch": best_epoch})
 
     while epoch < config.train.max_epochs and epoch - best_epoch <= config.train.patience:
         began = time.perf_counter()

@@ -8,14 +8,12 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 from torch import nn
 
 from cxr_ray import __version__
@@ -26,11 +24,13 @@ from cxr_ray.errors import TrialStopped
 from cxr_ray.lease import holds_lease
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.scoring import score_folder
-from cxr_ray.report.trial_folder import write_history, write_predictions
-from cxr_ray.storage import Storage, move_whole
+from cxr_ray.report.trial_folder import write_history
+from cxr_ray.storage import WEIGHTS_FILE, Storage, move_whole
 from cxr_ray.training.checkpoint import adopt_checkpoint
+from cxr_ray.training.held_out import add_test_part
 from cxr_ray.training.job import Job
 from cxr_ray.training.loop import DTYPES, Report, Scores, fit, score
+from cxr_ray.training.outputs import write_outputs
 from cxr_ray.training.world import World
 
 LEASE_CHECK_SECONDS = 1.0
@@ -64,16 +64,29 @@ def run_job(job: Job, world: World, report: Report) -> None:
     _compute_alike_every_time(job.cpus_per_worker)
     arm = open_arm_once(storage, config.model_dump_json(), DataKeys(**job.keys))  # type: ignore[arg-type]
     model = build_classifier(config, arm, world)
+    trained = storage.trials / job.experiment_id
+    if trained.exists():
+        add_test_part(trained, config, arm, model, world, compute)
+        report({"test": len(arm.indices("test", own=False))})
+        if world.is_first:
+            shutil.rmtree(running, ignore_errors=True)
+        return
+    lease = _LeaseWatch(running, job.attempt)
+
+    def tell(row: dict[str, Any]) -> None:
+        report(row)
+        lease.look_again()  # the driver has seen the epoch, and may have ended the trial by it
+
     history = fit(
         config,
         arm,
         model,
         attempt,
         world=world,
-        report=report,
-        should_stop=_lost_lease(running, job.attempt),
+        report=tell,
+        should_stop=lease.is_lost,
     )
-    evaluated = np.concatenate([arm.indices(part, own=False) for part in ("val", "test")])
+    evaluated = np.concatenate([arm.indices(part, own=False) for part in job.parts])
     scores = score(config, arm, model, np.sort(evaluated), world)
     train = score(config, arm, model, arm.indices("train", own=True), world)
     if not world.is_first:
@@ -94,6 +107,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "parameters_trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "keys": job.keys,
+        "parts": list(job.parts),
         "attempt": job.attempt,
         "compute": compute,
         "versions": {
@@ -106,7 +120,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
     _write_folder(folder, config, arm, model, history, scores, train, result)
     if not holds_lease(running, job.attempt):
         raise TrialStopped("another attempt holds the lease of this trial")
-    move_whole(folder, storage.trials / job.experiment_id)
+    move_whole(folder, trained)
     shutil.rmtree(running, ignore_errors=True)
 
 
@@ -143,33 +157,10 @@ def _write_folder(
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     (folder / "config.yaml").write_text(settings)
     write_history(folder, history)
-    write_predictions(
-        folder,
-        record_id=arm.record_id[scores.records],
-        group=arm.group[scores.records],
-        part=arm.part[scores.records],
-        in_own=arm.own[scores.records],
-        label=arm.label[scores.records],
-        logit=scores.logits,
-    )
-    head = {name: value.detach().cpu().numpy() for name, value in model.head.named_parameters()}
-    # What stands in for a modality that is missing.
-    means = {name: value.mean(axis=0, dtype=np.float64) for name, value in train.features.items()}
-    kind = config.fusion.kind if len(scores.features) > 1 else "concat"
-    probes = _refit_probes(arm, scores, train) if len(scores.features) > 1 else {}
-    with (folder / "features.npz").open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            kind=np.array(kind),
-            **scores.features,
-            **{f"train_mean.{name}": value.astype(np.float32) for name, value in means.items()},
-            **{f"head.{name}": value for name, value in head.items()},
-            **{f"probe.{name}": logits for name, logits in probes.items()},
-        )
-    (folder / "model").mkdir()
+    write_outputs(folder, config, arm, model, scores, train)
+    (folder / WEIGHTS_FILE).parent.mkdir()
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / "model" / "model.safetensors")
+    save_file(weights, folder / WEIGHTS_FILE)
     description = {
         "config": config.model_dump(mode="json"),
         "tokenizer": result["keys"]["tokenizer"],
@@ -180,39 +171,23 @@ def _write_folder(
         score_folder(folder, config.evaluation)
 
 
-def _refit_probes(arm: ArmData, scores: Scores, train: Scores) -> dict[str, NDArray[np.float32]]:
-    """Fit a linear probe on each modality's features and on both; logits as `scores` lie."""
-    from cxr_ray.evaluation.probes import fit_probe
+class _LeaseWatch:
+    """Whether an attempt still holds its lease; cheap to ask at every step."""
 
-    def joined(found: Scores, names: tuple[str, ...]) -> NDArray[np.float32]:
-        return np.hstack([found.features[name] for name in names])
+    def __init__(self, running: Path, attempt: str) -> None:
+        self._running, self._attempt = running, attempt
+        self._checked = time.monotonic()
 
-    val = (arm.part[scores.records] == "val") & arm.own[scores.records]
-    label, reference = arm.label[train.records], arm.label[scores.records][val]
-    probes = {}
-    for name, read in (
-        ("image", ("image",)),
-        ("text", ("text",)),
-        ("both", ("image", "text")),
-    ):
-        asked = joined(scores, read)
-        probe = fit_probe(joined(train, read), label, asked[val], reference, asked)
-        probes[name] = probe.logits.astype(np.float32)
-    return probes
+    def look_again(self) -> None:
+        """Look at the lease when asked next, however short ago that was done."""
+        self._checked = -float("inf")
 
-
-def _lost_lease(running: Path, attempt: str) -> Callable[[], bool]:
-    """Return a question that is cheap to ask at every step."""
-    checked = time.monotonic()
-
-    def lost() -> bool:
-        nonlocal checked
-        if time.monotonic() - checked < LEASE_CHECK_SECONDS:
+    def is_lost(self) -> bool:
+        """Tell whether the attempt must stop."""
+        if time.monotonic() - self._checked < LEASE_CHECK_SECONDS:
             return False
-        checked = time.monotonic()
-        return not holds_lease(running, attempt)
-
-    return lost
+        self._checked = time.monotonic()
+        return not holds_lease(self._running, self._attempt)
 
 
 def _compute_alike_every_time(threads: int) -> None:

@@ -8,7 +8,7 @@ from small_studies import SEARCH_SPACES, experiments_of, grid_of
 from cxr_ray.config.layers import PROFILES, Layer, load_profile
 from cxr_ray.errors import InputError
 from cxr_ray.report.contrasts import declared_contrasts
-from cxr_ray.sweep.grid import expand, find_grid, load_grid
+from cxr_ray.sweep.grid import expand, find_study_file, load_grid
 
 TWO_AXES = """
 axes:
@@ -18,7 +18,7 @@ axes:
 
 
 def shipped(name):
-    return load_grid(find_grid(name, SEARCH_SPACES))
+    return load_grid(find_study_file("--grid", name, SEARCH_SPACES))
 
 
 def selected(experiments):
@@ -42,6 +42,45 @@ EXPECTED = {
         ("bce",),
         ("full", "findings", "impression", "indication"),
         ("unmasked", "label_terms", "all_finding_terms"),
+    ),
+    "spectrum": itertools.product(
+        ("multimodal", "image", "text"),
+        ("full",),
+        ("bce",),
+        ("no_finding", "label_negative", "not_positive"),
+    ),
+    # Spaces, as the coarse grids that they give.
+    "focal": (
+        ("multimodal", dataset, "focal", f"alpha{alpha}", f"gamma{gamma}", f"lr{lr}")
+        for alpha in (0.75, 0.85, 0.95)
+        for gamma in (0.5, 1.5)
+        for dataset in ("full", "sub75")
+        for lr in (0.0001, 0.001)
+    ),
+    "optimizer": (
+        ("multimodal", "full", "bce", *levels, "dropout0.1")
+        for levels in itertools.product(
+            ("adam", "adamw-weight_decay0.01"),
+            ("lr0.0001", "lr0.001"),
+            ("warmup", "constant"),
+            ("batch64",),
+            ("shuffled", "balanced"),
+        )
+    ),
+    "fusion": (
+        ("multimodal", "full", "bce", "-".join([*kind, *extra]), f"lr{lr}")
+        for kind, has in (
+            (("concat",), ("modality_dropout", "auxiliary", "modulation")),
+            (("average",), ()),
+            (("mlp", "hidden64"), ("modality_dropout", "auxiliary")),
+            (("gated",), ("modality_dropout", "auxiliary")),
+            (("bilinear", "hidden64"), ("modality_dropout", "auxiliary")),
+            (("cross_attention", "hidden64"), ("modality_dropout", "auxiliary")),
+        )
+        for extra in itertools.product(
+            *((f"{name}0", f"{name}{0.3 if name == 'modality_dropout' else 0.5}") for name in has)
+        )
+        for lr in (0.0001, 0.001)
     ),
 }
 
@@ -259,13 +298,13 @@ def test_a_level_that_yaml_reads_as_a_number_or_a_truth_can_be_the_reference(tmp
 
 def test_an_unknown_grid_names_the_nearest_shipped_one():
     with pytest.raises(InputError, match=r"--grid paper13: .*ratios.*did you mean paper12\?"):
-        find_grid("paper13", SEARCH_SPACES)
+        find_study_file("--grid", "paper13", SEARCH_SPACES)
 
 
 def test_a_grid_of_ones_own_is_a_yaml_file(tmp_path):
     grid_of(TWO_AXES, tmp_path, "own")
     path = tmp_path / "own.yaml"
-    assert find_grid(str(path), SEARCH_SPACES) == path
+    assert find_study_file("--grid", str(path), SEARCH_SPACES) == path
     assert load_grid(path).name == "own"
 
 

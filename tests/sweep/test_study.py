@@ -127,11 +127,11 @@ def test_a_study_name_is_a_plain_folder_name(name):
 def test_failed_trials_are_remembered_until_they_finish(storage, plan):
     study = opened(storage, plan())
     assert study.ended() == {}
-    study.write_failed("abc", "the loss is not finite")
-    study.write_failed("def", "killed")
+    study.write_ended("abc", {"status": "failed", "reason": "the loss is not finite"})
+    study.write_ended("def", {"status": "pruned", "reason": "late", "history": [{"epoch": 0}]})
     assert study.ended()["abc"] == {"status": "failed", "reason": "the loss is not finite"}
-    study.forget_failed("abc")
-    study.forget_failed("abc")
+    study.forget_ended("abc")
+    study.forget_ended("abc")
     assert list(study.ended()) == ["def"]
 
 

@@ -173,7 +173,8 @@ def test_a_finished_training_that_is_continued_trains_no_more(phantom, tmp_path)
     history, model, _ = trained(phantom, config, tmp_path)
     rows = []
     again, same, _ = trained(phantom, config, tmp_path, report=rows.append)
-    assert rows == []
+    # A driver that was killed has not heard them.
+    assert [row["epoch"] for row in rows] == [row["epoch"] for row in history]
     assert again == history
     assert same_weights(weights(same), weights(model))
 

@@ -1,0 +1,133 @@
+"""Running queues of trials within one sweep: Ray is started once, every end is recorded at once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cxr_ray.config.layers import flat_parameters
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.auditing import SweepAudit
+from cxr_ray.sweep.plan import LeftOut
+from cxr_ray.sweep.queue import TrialQueue
+from cxr_ray.sweep.resources import TrialResources
+from cxr_ray.sweep.study import Study
+
+if TYPE_CHECKING:
+    from cxr_ray.sweep.runner import TrialEvent
+    from cxr_ray.tracking.background import BackgroundTracker
+
+
+class Listener(Protocol):
+    """Is told how a sweep goes, and draws it."""
+
+    def planned(
+        self, asked: int, missing: int, left_out: Sequence[LeftOut], cohorts: Sequence[str]
+    ) -> None:
+        """Tell how many trials are asked for and missing, and each cohort in a line."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Tell that a step of the preparation went on."""
+
+    def trial(self, event: "TrialEvent") -> None:
+        """Tell that something happened to a trial."""
+
+    def phase(self, what: str) -> None:
+        """Tell that a phase without steps began."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell what is not as it should be while the sweep goes on."""
+
+
+class RayStart:
+    """Starts Ray when it is first needed; a cluster that was joined is looked at on every node."""
+
+    def __init__(self, address: str | None, storage: Storage, listener: Listener) -> None:
+        self._address, self._storage, self._listener = address, storage, listener
+        self._started = False
+
+    def __call__(self) -> None:
+        """Start Ray, if that was not done before."""
+        if self._started:
+            return
+        from cxr_ray.sweep.runner import start_ray
+
+        self._listener.phase("starting Ray")
+        start_ray(self._address)
+        self._started = True
+        if self._address is not None:
+            from cxr_ray.sweep.preflight import check_nodes
+
+            self._listener.phase("checking every node")
+            check_nodes(self._storage)
+
+    def check_data(self, cohorts: Sequence[str], *, gpus: bool) -> None:
+        """See that every node of a joined cluster has the prepared cohorts and devices."""
+        if self._address is not None:
+            from cxr_ray.sweep.preflight import check_nodes
+
+            check_nodes(self._storage, cohorts, gpus=gpus)
+
+
+class Execution:
+    """What runs queues for one study, and what every trial of it is recorded with.
+
+    Attributes
+    ----------
+    failed
+        The reason of each trial that failed, by experiment id.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        study: Study,
+        ray: RayStart,
+        audit: SweepAudit,
+        tracking: "BackgroundTracker",
+        listener: Listener,
+        *,
+        cohorts: Sequence[str],
+        need: TrialResources,
+        driver: str,
+        max_concurrent: int | None,
+        git_commit: str | None,
+    ) -> None:
+        self._storage, self._study, self._ray = storage, study, ray
+        self._audit, self._tracking, self._listener = audit, tracking, listener
+        self._cohorts, self._need, self._driver = cohorts, need, driver
+        self._max_concurrent, self._git_commit = max_concurrent, git_commit
+        self.failed: dict[str, str] = {}
+
+    def run(self, queue: TrialQueue) -> None:
+        """Train what a queue hands out."""
+        from cxr_ray.sweep.runner import run_trials
+
+        self._ray()
+        self._ray.check_data(self._cohorts, gpus=self._need.gpus_per_worker > 0)
+        self.failed |= run_trials(
+            self._storage,
+            queue,
+            self._need,
+            driver=self._driver,
+            max_concurrent=self._max_concurrent,
+            git_commit=self._git_commit,
+            on_event=self._follow,
+        )
+
+    def _follow(self, event: "TrialEvent") -> None:
+        from cxr_ray.report.out_of_fold import gather_fits
+
+        self._audit.start()
+        self._listener.trial(event)
+        member = event.member
+        if event.kind == "finished":
+            self._study.forget_ended(member.trained_id)
+            described = self._study.describe(member)
+            if gather_fits(self._storage.trials, described):
+                self._tracking.log_trial(
+                    described, self._storage.trials / described["experiment_id"]
+                )
+        elif event.kind in ("failed", "pruned"):
+            how: dict[str, Any] = {"status": event.kind, **event.figures}
+            how["parameters"] = flat_parameters(member.config)
+            self._study.write_ended(member.trained_id, how)
+            self._tracking.log_ended(self._study.describe(member), how)

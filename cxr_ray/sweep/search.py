@@ -1,0 +1,412 @@
+"""A search as a queue of trials: Optuna proposes them, Ray Tune runs them.
+
+Ray's own ``OptunaSearch`` ignores given first points where parameters are conditional, cannot ask
+again for what a killed run had begun, leaves a trial without figure running for ever, and wants a
+storage to survive. Here the study lives in memory and is rebuilt at every start from what lies on
+disk: ``asked.jsonl`` joined with the finished trials and with ``ended/``.
+"""
+
+import math
+import shutil
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial, TrialState, create_trial
+
+from cxr_ray.errors import InputError
+from cxr_ray.report.trial_folder import read_history, read_result
+from cxr_ray.storage import WEIGHTS_FILE, Storage
+from cxr_ray.sweep.ledger import Asked, Ledger
+from cxr_ray.sweep.plan import Member
+from cxr_ray.sweep.queue import HISTORY_FIELDS
+from cxr_ray.sweep.space import Parameter, Space, Value
+
+# Half of the trials that reach a rung go on, and nothing is judged before two epochs.
+FIRST_RUNG, KEPT_OF = 2, 2
+STARTUP_TRIALS = 8
+_STATES = {
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+@dataclass
+class SearchTrial:
+    """One asked trial of this search and what is known of it."""
+
+    asked: Asked
+    member: Member | None
+    status: str = "waiting"
+    reason: str | None = None
+    values: tuple[float, ...] = ()
+    history: list[dict[str, Any]] = field(default_factory=list)
+    same_as: int | None = None
+
+
+class Search:
+    """Asks for trials, is told what became of them, and knows the best.
+
+    Parameters
+    ----------
+    fixed
+        The config's fields before anything is drawn.
+    member_of
+        Makes the member of a number and its parameters; raises `InputError` where they make none.
+    ended
+        Status, reason and history of the trials that ended without a result, by experiment id.
+    trials
+        How many are asked for in all, or None for no limit.
+    deadline
+        On `time.monotonic`'s clock: nothing is asked for after it.
+    keep
+        The weights of so many of the best trials are kept, and those of trial 0.
+    """
+
+    parts: tuple[str, ...] = ("val",)
+
+    def __init__(
+        self,
+        space: Space,
+        fixed: Mapping[str, Any],
+        storage: Storage,
+        ledger: Ledger,
+        member_of: Callable[[int, Mapping[str, Value]], Member],
+        ended: Mapping[str, Mapping[str, Any]],
+        *,
+        seed: int,
+        trials: int | None,
+        deadline: float | None = None,
+        keep: int = 3,
+    ) -> None:
+        self.space, self._fixed, self._storage, self._ledger = space, fixed, storage, ledger
+        self._member_of, self._limit, self._deadline = member_of, trials, deadline
+        self._directions, self._keep = space.directions, keep
+        self._without_weights: set[int] = set()
+        self.trials: dict[int, SearchTrial] = {}
+        self.foreign: list[int] = []
+        """Numbers of trials that were asked for under other settings."""
+        self._again: deque[int] = deque()
+        self._first: dict[str, int] = {}
+        self._optuna: dict[int, Trial] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.study = optuna.create_study(
+            directions=list(self._directions),
+            pruner=build_pruner(space.pruner),
+            sampler=optuna.samplers.RandomSampler(),
+        )
+        self._rebuild(ledger.read(), ended)
+        self._again.extend(
+            number
+            for number, trial in self.trials.items()
+            if trial.status == "waiting" and trial.same_as is None
+        )
+        self._starts = [start for start in space.starts(fixed) if self._find(start) is None]
+        self.study.sampler = build_sampler(space, seed, self.study)
+
+    def next(self) -> Member | None:
+        """Return what was asked for and has no end, then what is asked for now."""
+        while self._again:
+            trial = self.trials[self._again.popleft()]
+            if trial.status == "waiting":
+                return trial.member
+        while self._may_ask():
+            trial = self._ask()
+            if trial.status == "waiting" and trial.same_as is None:
+                return trial.member
+        return None
+
+    def epoch(self, member: Member, figures: Mapping[str, Any]) -> str | None:
+        """Take an epoch's figures, and return why the trial is to end now, or None."""
+        trial = self.trials[self._first[member.trained_id]]
+        if figures["epoch"] < len(trial.history):
+            return None  # heard before another driver took the trial, and gave it back
+        trial.history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
+        if len(self._directions) > 1:
+            return None
+        reached = self._report(trial, len(trial.history) - 1)
+        train, epoch = member.config.train, int(figures["epoch"])
+        ends = epoch + 1 >= train.max_epochs or epoch - figures["best_epoch"] > train.patience
+        if ends or not self._optuna[trial.asked.number].should_prune():
+            return None
+        return (
+            f"pruned at epoch {epoch + 1}: its {self.space.objectives[0]} of {reached:.4f} is not "
+            f"among the better ones there ({self.space.pruner})"
+        )
+
+    def ended(self, member: Member, status: str) -> None:
+        """Tell the sampler how a trial ended, and all that were the same experiment."""
+        identity = member.trained_id
+        for trial in self.trials.values():
+            if trial.asked.experiment_id == identity and trial.status == "waiting":
+                if status == "finished":
+                    self._take_result(trial)
+                elif trial.same_as is not None:
+                    trial.history = self.trials[trial.same_as].history
+                self._tell(trial, status)
+        if status == "finished":
+            self._drop_weights()
+
+    def best(self, count: int = 1) -> list[SearchTrial]:
+        """Return the finished trials with the best first objective, each experiment once."""
+        done = [t for t in self.trials.values() if t.status == "finished" and t.same_as is None]
+        sign = -1 if self._directions[0] == "maximize" else 1
+        return sorted(done, key=lambda t: sign * t.values[0])[:count]
+
+    def reference(self) -> SearchTrial | None:
+        """Return the trial of the paper's values, if it was asked for."""
+        found = self._find(self.space.starts(self._fixed)[0])
+        return found if found is None or found.same_as is None else self.trials[found.same_as]
+
+    @property
+    def members(self) -> list[Member]:
+        """The members of this search, each experiment once."""
+        own = (t for t in self.trials.values() if t.same_as is None)
+        return [trial.member for trial in own if trial.member is not None]
+
+    @property
+    def waiting(self) -> int:
+        """How many asked trials have no end."""
+        return sum(t.status == "waiting" for t in self.trials.values())
+
+    @property
+    def to_ask(self) -> int | None:
+        """How many trials are still to be asked for, or None where there is no limit."""
+        return None if self._limit is None else max(0, self._limit - len(self.trials))
+
+    def _may_ask(self) -> bool:
+        in_time = self._deadline is None or time.monotonic() < self._deadline
+        return in_time and (self._limit is None or len(self.trials) < self._limit)
+
+    def _ask(self) -> SearchTrial:
+        if self._starts:
+            start = self._starts.pop(0)
+            self.study.enqueue_trial(start)
+        asked = self.study.ask()
+        number = asked.number
+        drawn = self.space.draw(self._fixed, lambda name, p: _suggest(asked, name, p))
+        member, reason = self._make(number, drawn)
+        attrs = self.study.get_trials(deepcopy=False)[number].system_attrs
+        entry = Asked(
+            number,
+            drawn,
+            None if member is None else member.trained_id,
+            reason,
+            {key: value for key, value in attrs.items() if type(value) is int},
+        )
+        # On disk before the trial starts: after a kill the same parameters are run first.
+        self._ledger.append(entry)
+        self._optuna[number] = asked
+        return self._enter(entry, member, {})
+
+    def _make(
+        self, number: int, parameters: Mapping[str, Value]
+    ) -> tuple[Member | None, str | None]:
+        try:
+            return self._member_of(number, parameters), None
+        except InputError as error:
+            return None, str(error)
+
+    def _rebuild(self, asked: Sequence[Asked], ended: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put every asked trial into the study, in its place, with what became of it."""
+        for entry in asked:
+            member = None
+            own = set(entry.parameters) <= set(self.space.parameters) and all(
+                self.space.parameters[name].contains(value)
+                for name, value in entry.parameters.items()
+            )
+            if own:
+                member, _ = self._make(entry.number, entry.parameters)
+                own = entry.experiment_id == (None if member is None else member.trained_id)
+            if not own:
+                # Of another space, base or --set: its figures belong to another question.
+                self.study.add_trial(create_trial(state=TrialState.FAIL))
+                self.foreign.append(entry.number)
+                continue
+            self.study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=dict(entry.parameters),
+                    distributions={
+                        name: _distribution(self.space.parameters[name])
+                        for name in entry.parameters
+                    },
+                    system_attrs=dict(entry.attrs or {}),
+                )
+            )
+            added = self.study.get_trials(deepcopy=False)[entry.number]
+            self._optuna[entry.number] = Trial(self.study, added._trial_id)
+            self._enter(entry, member, ended)
+
+    def _enter(
+        self, entry: Asked, member: Member | None, ended: Mapping[str, Mapping[str, Any]]
+    ) -> SearchTrial:
+        """Take an asked trial in: told at once where its end is known, else to be run."""
+        trial = SearchTrial(entry, member, reason=entry.reason)
+        self.trials[entry.number] = trial
+        if member is None or entry.experiment_id is None:
+            self._tell(trial, "failed")
+            return trial
+        identity = entry.experiment_id
+        first = self._first.setdefault(identity, entry.number)
+        if first != entry.number:
+            trial.same_as = first
+            trial.reason = f"the same experiment as trial {first}"
+        how = ended.get(identity, {})
+        if self._storage.is_finished(identity, self.parts):
+            self._take_result(trial)
+            self._replay(trial)
+            self._tell(trial, "finished")
+        elif how.get("status") == "pruned":
+            trial.reason = trial.reason or how["reason"]
+            trial.history = list(how.get("history", ()))
+            self._replay(trial)
+            self._tell(trial, "pruned")
+        elif trial.same_as is not None:
+            twin = self.trials[first]
+            if twin.status != "waiting":
+                trial.values, trial.history = twin.values, twin.history
+                self._tell(trial, twin.status)
+        return trial
+
+    def _take_result(self, trial: SearchTrial) -> None:
+        folder = self._storage.trials / str(trial.asked.experiment_id)
+        trial.history = [dict(row) for row in read_history(folder)]
+        result = read_result(folder)
+        at_best = trial.history[result["best_epoch"]] | result
+        trial.values = tuple(float(at_best[name]) for name in self.space.objectives)
+
+    def _replay(self, trial: SearchTrial) -> None:
+        """Report a trial's epochs again, so that the pruner knows the rungs that it reached."""
+        if len(self._directions) > 1:
+            return
+        for place in range(len(trial.history)):
+            self._report(trial, place)
+            self._optuna[trial.asked.number].should_prune()
+
+    def _report(self, trial: SearchTrial, place: int) -> float:
+        """Report the best figure so far: that is what a trial would deliver."""
+        name = self.space.objectives[0]
+        reached = max(row[name] for row in trial.history[: place + 1])
+        self._optuna[trial.asked.number].report(reached, place + 1)
+        return float(reached)
+
+    def _tell(self, trial: SearchTrial, status: str) -> None:
+        if status == "finished" and not all(map(math.isfinite, trial.values)):
+            status, trial.reason = "failed", f"its {self.space.objectives[0]} is no number"
+        trial.status = status
+        values = list(trial.values) if status == "finished" else None
+        self.study.tell(trial.asked.number, values, state=_STATES[status])
+
+    def _drop_weights(self) -> None:
+        """Remove the weights of trials that are neither among the best so far nor trial 0."""
+        kept = {trial.asked.number for trial in self.best(self._keep)}
+        reference = self.reference()
+        for number, trial in self.trials.items():
+            identity = trial.asked.experiment_id
+            if (
+                trial.status == "finished"
+                and number not in kept | self._without_weights
+                and trial is not reference
+                and identity is not None
+            ):
+                self._without_weights.add(number)
+                if not self._storage.is_finished(identity):  # else it is some grid's as well
+                    weights = self._storage.trials / identity / WEIGHTS_FILE
+                    shutil.rmtree(weights.parent, ignore_errors=True)
+
+    def _find(self, parameters: Mapping[str, Value]) -> SearchTrial | None:
+        for trial in self.trials.values():
+            if dict(trial.asked.parameters) == dict(parameters):
+                return trial
+        return None
+
+
+def build_sampler(space: Space, seed: int, study: optuna.Study) -> optuna.samplers.BaseSampler:
+    """Build a space's sampler; what CMA-ES and QMC keep in memory begins anew after a kill.
+
+    Parameters
+    ----------
+    seed
+        Together with the number of trials in ``study`` it decides the draws.
+    study
+        CMA-ES begins at its best trial.
+    """
+    draws = int(np.random.SeedSequence([seed, len(study.trials)]).generate_state(1)[0])
+    match space.sampler:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=draws)
+        case "qmc":
+            return optuna.samplers.QMCSampler(
+                scramble=True, seed=draws, warn_independent_sampling=False
+            )
+        case "nsga2":
+            # As many as a small search has: the default of 50 would only draw at random.
+            return optuna.samplers.NSGAIISampler(population_size=10, seed=draws)
+        case "cmaes":
+            done = [t for t in study.trials if t.state == TrialState.COMPLETE]
+            return optuna.samplers.CmaEsSampler(
+                x0=study.best_params if done else None,
+                n_startup_trials=STARTUP_TRIALS,
+                warn_independent_sampling=False,
+                seed=draws,
+            )
+    return optuna.samplers.TPESampler(
+        n_startup_trials=STARTUP_TRIALS,
+        multivariate=True,
+        group=True,
+        constant_liar=True,
+        seed=draws,
+    )
+
+
+def build_pruner(name: str) -> optuna.pruners.BasePruner:
+    """Build a pruner: ASHA (Li et al. 2020), the median rule, or none.
+
+    Tune's schedulers end a trial by stopping its process, which under several workers never
+    returns its CPUs, and their rungs are lost with the driver. So the study decides, and a trial
+    ends by itself.
+    """
+    match name:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=FIRST_RUNG, reduction_factor=KEPT_OF
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(n_warmup_steps=FIRST_RUNG - 1)
+    return optuna.pruners.NopPruner()
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choices is not None:
+        return CategoricalDistribution(parameter.choices)
+    low, high = parameter.bounds
+    if parameter.whole is not None:
+        step = int(parameter.step or 1)
+        return IntDistribution(int(low), int(high), log=parameter.log, step=step)
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
+
+
+def _suggest(trial: Trial, name: str, parameter: Parameter) -> Value:
+    value: Value
+    if parameter.choices is not None:
+        value = trial.suggest_categorical(name, parameter.choices)
+        return value
+    low, high = parameter.bounds
+    if parameter.whole is not None:
+        step = int(parameter.step or 1)
+        return trial.suggest_int(name, int(low), int(high), log=parameter.log, step=step)
+    return trial.suggest_float(name, low, high, log=parameter.log, step=parameter.step)

@@ -1,0 +1,177 @@
+"""One run of a search: its trials, then one look at the test part, then what it found."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+from cxr_ray.errors import InputError
+from cxr_ray.lease import Heartbeat, Lease, acquire_lease, release_lease
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.course import Course, forget_trials
+from cxr_ray.sweep.execution import Execution
+from cxr_ray.sweep.ledger import Ledger
+from cxr_ray.sweep.plan import Member
+from cxr_ray.sweep.queue import GridQueue
+from cxr_ray.sweep.search import Search
+from cxr_ray.sweep.search_plan import DEFAULT_TRIALS, SearchPlan, describe_space
+from cxr_ray.sweep.search_results import write_results
+from cxr_ray.sweep.study import ENDED_FOLDER, Study, read_ended
+
+# Below it a validation AP moves by hundredths from one patient to the next.
+FEWEST_POSITIVES = 100
+_ASKING = ".asking"
+
+
+class SearchCourse(Course):
+    """The trials of a search.
+
+    Parameters
+    ----------
+    counted
+        The cohort's manifest.
+    trials
+        How many are asked for in all; None: 40, or no limit within ``time_budget``.
+    time_budget
+        Seconds after which nothing more is asked for; what runs then is trained to its end.
+    keep
+        The weights of so many of the best trials are kept, and those of trial 0.
+
+    Raises
+    ------
+    InputError
+        If the class ratios of the space are above the cohort's own.
+    """
+
+    parts: tuple[str, ...] = ("val",)
+
+    def __init__(
+        self,
+        plan: SearchPlan,
+        storage: Storage,
+        study_name: str,
+        counted: Mapping[str, Any],
+        *,
+        driver: str,
+        trials: int | None,
+        time_budget: float | None,
+        keep: int,
+    ) -> None:
+        self._plan, said = plan.within(counted)
+        self._storage, self._counted, self._driver = storage, counted, driver
+        self._folder = storage.studies / study_name
+        self._limit = DEFAULT_TRIALS if trials is None and time_budget is None else trials
+        self._deadline = None if time_budget is None else time.monotonic() + time_budget
+        self._keep, self._said = keep, said
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        lease = acquire_lease(self._folder / _ASKING, self._driver)
+        if lease is None:
+            raise InputError(
+                f"study {self._folder.name}: another command searches in it now; wait for its end, "
+                "or give this one a name of its own with --study"
+            )
+        self._hold(lease)
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a user should know before the first trial, in sentences."""
+        positive = self._counted["parts"]["val"]["n_positive"]
+        few = []
+        if positive < FEWEST_POSITIVES:
+            few = [
+                f"the objective rests on {positive} positive validation records: differences "
+                "between trials are mostly chance"
+            ]
+        other = []
+        if self.search.foreign:
+            other = [
+                f"{len(self.search.foreign)} trials were asked for with another space, base or "
+                "--set and are no part of this search now; their folders are kept"
+            ]
+        return (*self._said, *few, *other)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The members asked for so far."""
+        return self.search.members
+
+    def forget(self, driver: str) -> None:
+        """Remove all trials of this search and begin anew."""
+        asked = [entry.experiment_id for entry in Ledger(self._folder).read()]
+        forget_trials(self._storage, [each for each in asked if each is not None], driver)
+        shutil.rmtree(self._folder / ENDED_FOLDER, ignore_errors=True)
+        Ledger(self._folder).forget()
+        self._open()
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many trials are asked for, and how many of them are missing."""
+        missing = self.search.waiting + (self.search.to_ask or 0)
+        return len(self.search.trials) + (self.search.to_ask or 0), missing
+
+    def run(self, execution: Execution) -> None:
+        """Train what is missing, then score the test part of the winner and of trial 0."""
+        if self.search.waiting or self.search.to_ask != 0:
+            execution.run(self.search)
+        if not self.search.waiting and not (self.search.to_ask and self._deadline is None):
+            untested = [m for m in self._final() if not self._storage.is_finished(m.trained_id)]
+            if untested:
+                execution.run(GridQueue(untested))
+
+    def record(self, study: Study) -> Sequence[Mapping[str, Any]]:
+        """Bring the study's record up to date and return its members as described there."""
+        space = self._plan.space
+        study.update(
+            self.search.members,
+            search={
+                "space": describe_space(space, self._plan.fixed),
+                "objectives": list(space.objectives),
+                "directions": list(space.directions),
+                "parameters": list(space.parameters),
+                "sampler": space.sampler,
+                "pruner": space.pruner,
+            },
+        )
+        described: Sequence[Mapping[str, Any]] = study.record["members"]
+        return described
+
+    def write(self, study: Study) -> Sequence[str]:
+        """Write the search's tables, pictures, best config and Optuna storage."""
+        return write_results(study, self._storage, self.search, self._plan.config.evaluation)
+
+    def left(self, failed: Mapping[str, str]) -> int:
+        """Return how many trials were interrupted, or not asked for though there was time."""
+        to_ask = 0 if self._deadline is not None else self.search.to_ask or 0
+        return self.search.waiting + to_ask
+
+    def _final(self) -> list[Member]:
+        """Return the winner's and trial 0's members, each once."""
+        chosen = [*self.search.best(), self.search.reference()]
+        members = [t.member for t in chosen if t is not None and t.status == "finished"]
+        return list({m.trained_id: m for m in members if m is not None}.values())
+
+    def _hold(self, lease: Lease) -> None:
+        folder = self._folder / _ASKING
+        self._stack.callback(release_lease, folder, lease)
+        self._stack.enter_context(Heartbeat()).add(folder)
+
+    def _open(self) -> None:
+        self.search = Search(
+            self._plan.space,
+            self._plan.fixed,
+            self._storage,
+            Ledger(self._folder),
+            lambda number, drawn: self._plan.member(number, drawn, self._counted),
+            read_ended(self._folder),
+            seed=self._plan.config.train.seed,
+            trials=self._limit,
+            deadline=self._deadline,
+            keep=self._keep,
+        )
