@@ -164,6 +164,8 @@ class AnyHead:
         self.read = read
         self.tested = tested
         self.how: dict[str, Any] = {"groups": tested.groups, "folds": tested.folds}
+        # Over the repeats of a cross-validation p is twice a median.
+        self.most = HEAD_PERMUTATIONS if tested.folds is None else 2 * HEAD_PERMUTATIONS + 1
 
     def shuffle(
         self, modality: Modality, n_repeats: int, n_resamples: int, **how: Any
@@ -174,7 +176,7 @@ class AnyHead:
             *self.read,
             self.tested.label,
             shuffle=modality,
-            n_repeats=min(n_repeats, HEAD_PERMUTATIONS),
+            n_repeats=min(n_repeats, self.most),
             n_resamples=min(n_resamples, HEAD_RESAMPLES),
             **how,
         )
