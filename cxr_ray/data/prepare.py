@@ -315,11 +315,15 @@ def _tokenize(
         max_tokens=config.text.max_tokens,
         encoder=config.text.encoder,
     )
+    training_step, step = "training the tokenizer", "tokenising chunks of reports"
+    if config.data.split.kind == "kfold":
+        # one name for the small steps of all fits
+        training_step = step = "tokenising reports for each fit"
     tokenizer = None
     if config.text.encoder == "scratch":
         tokenizer = folder / f"tokenizer-{keys.tokenizer}"
         if not tokenizer.is_dir():
-            progress("training the tokenizer", 0, 1)
+            progress(training_step, 0, 1)
             cohort = read_cohort(folder)
             part = read_parts(cohort, config.data)
             texts = text_pack.read_column(reports, "text")
@@ -327,7 +331,7 @@ def _tokenize(
             aside = folder / f"tokenizer-{keys.tokenizer}.partial"
             train_wordpiece(training, config.text.vocabulary, aside)
             move_whole(aside, tokenizer)
-            progress("training the tokenizer", 1, 1)
+            progress(training_step, 1, 1)
     aside = folder / f"text-{keys.text}.partial"
     aside.mkdir(exist_ok=True)
     chunks = [(path, aside, view, tokenizer) for path in text_pack.report_chunks(reports)]
@@ -335,7 +339,7 @@ def _tokenize(
         fan_out,
         text_pack.tokenize_chunk,
         chunks,
-        "tokenising chunks of reports",
+        step,
         len(chunks),
         progress,
     )
