@@ -10,8 +10,9 @@ from scipy.special import expit
 
 from cxr_ray.evaluation.calibration_figures import decision_panels, reliability_panels
 from cxr_ray.evaluation.net_benefit import NetBenefit
+from cxr_ray.report.cross_validation import out_of_fold_chances
 from cxr_ray.report.result_table import format_share
-from cxr_ray.report.trial_folder import PREDICTIONS_FILE, read_predictions
+from cxr_ray.report.trial_folder import PREDICTIONS_FILE, read_predictions, read_result
 from cxr_ray.storage import Storage
 
 POINTS = {
@@ -103,6 +104,9 @@ def _reliability_curves(
     for row in rows:
         folder = storage.trials / row["experiment_id"]
         if not (folder / PREDICTIONS_FILE).exists():
+            continue
+        if "fits" in read_result(folder):
+            yield row["name"], out_of_fold_chances(folder)
             continue
         predictions = read_predictions(folder)
         test = predictions.rows("test", "full")

@@ -115,6 +115,21 @@ def score_cross_validation(folder: Path, config: EvaluationConfig, identity: int
     }
 
 
+def out_of_fold_chances(
+    folder: Path,
+) -> tuple[NDArray[np.int8], NDArray[np.float64], NDArray[np.float64] | None]:
+    """Labels, probabilities, and those recalibrated by each fit's own line, of all entries.
+
+    None in the place of the last where a fit has no such line.
+    """
+    fits = read_fits(folder)
+    tested = OutOfFold.of(fits, "full")
+    lines = [recalibration_line(fit.predictions) for fit in fits]
+    moved = expit(_recalibrate(tested, lines))
+    lacking = any(line.method.startswith("none: ") for line in lines)
+    return tested.label, expit(tested.logit), None if lacking else moved
+
+
 def draw_fold_figures(folder: Path) -> None:
     """Draw the first repeat: ROC and precision-recall by fold, the others over all its records.
 

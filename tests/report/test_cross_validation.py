@@ -12,7 +12,7 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report import fold_use
 from cxr_ray.report.comparisons import compare_trials
-from cxr_ray.report.cross_validation import score_cross_validation
+from cxr_ray.report.cross_validation import out_of_fold_chances, score_cross_validation
 from cxr_ray.report.leaderboard import collect_tables
 from cxr_ray.report.out_of_fold import gather_fits
 from cxr_ray.report.scoring import score_folder
@@ -209,3 +209,12 @@ def test_any_heads_are_run_fit_by_fit_as_an_additive_one_is_added_up(folded, mon
         assert other["intact"] == pytest.approx(one["intact"])
         assert other["drop"] == pytest.approx(one["drop"], abs=1e-9)
         assert other["p_value"] == one["p_value"]
+
+
+def test_probabilities_are_recalibrated_by_the_line_of_their_own_fit(folded, model):
+    label, before, after = out_of_fold_chances(folded.trials / model["experiment_id"])
+    scores = score_folder(folded.trials / model["experiment_id"], CONFIG)["test_sets"]["full"]
+    assert len(label) == REPEATS * 400
+    # folds hold 100 records each, so that the mean over folds is the mean over records
+    assert np.mean((before - label) ** 2) == pytest.approx(scores["brier"])
+    assert np.mean((after - label) ** 2) == pytest.approx(scores["brier_recalibrated"])
