@@ -33,8 +33,10 @@ from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.queue import HISTORY_FIELDS
 from cxr_ray.sweep.space import Parameter, Space, Value
 
-# Half of the trials that reach a rung go on, and nothing is judged before two epochs.
-FIRST_RUNG, KEPT_OF = 2, 2
+# A third of the trials that reach a rung go on: after 1, 3 and 9 epochs. A first rung of 2 of which
+# half go on used 53 to 58 % of the epochs on made-up curves, and delivered no better.
+FIRST_RUNG, KEPT_OF = 1, 3
+MEDIAN_WARM_UP = 2
 STARTUP_TRIALS = 8
 _STATES = {
     "finished": TrialState.COMPLETE,
@@ -386,7 +388,7 @@ def build_pruner(name: str) -> optuna.pruners.BasePruner:
                 min_resource=FIRST_RUNG, reduction_factor=KEPT_OF
             )
         case "median":
-            return optuna.pruners.MedianPruner(n_warmup_steps=FIRST_RUNG - 1)
+            return optuna.pruners.MedianPruner(n_warmup_steps=MEDIAN_WARM_UP)
     return optuna.pruners.NopPruner()
 
 
