@@ -28,8 +28,8 @@ class TrialQueue(Protocol):
     def epoch(self, member: Member, figures: Mapping[str, Any]) -> str | None:
         """Take an epoch's figures, and return why the trial is to end now, or None."""
 
-    def ended(self, member: Member, status: str) -> None:
-        """Take how a trial ended: ``finished``, ``failed`` or ``pruned``."""
+    def ended(self, member: Member, status: str, reason: str | None = None) -> None:
+        """Take how a trial ended: ``finished``, or ``failed`` or ``pruned`` and why."""
 
 
 class GridQueue:
@@ -48,7 +48,7 @@ class GridQueue:
         """Let every trial go on."""
         return None
 
-    def ended(self, member: Member, status: str) -> None:
+    def ended(self, member: Member, status: str, reason: str | None = None) -> None:
         """Do nothing: what is next does not depend on it."""
 
 

@@ -247,7 +247,7 @@ class _Handout(Searcher):
             kind = "stopped"
         self._let_go(identity)
         if kind != "stopped":
-            self._queue.ended(member, kind)
+            self._queue.ended(member, kind, figures.get("reason"))
         self._on_event(TrialEvent(kind, member, figures))
 
     def release_all(self) -> bool:

@@ -149,14 +149,16 @@ class Search:
             f"among the better ones there ({self.space.pruner})"
         )
 
-    def ended(self, member: Member, status: str) -> None:
+    def ended(self, member: Member, status: str, reason: str | None = None) -> None:
         """Tell the sampler how a trial ended, and all that were the same experiment."""
         identity = member.trained_id
         for trial in self.trials.values():
             if trial.asked.experiment_id == identity and trial.status == "waiting":
                 if status == "finished":
                     self._take_result(trial)
-                elif trial.same_as is not None:
+                elif trial.same_as is None:
+                    trial.reason = reason
+                else:
                     trial.history = self.trials[trial.same_as].history
                 self._tell(trial, status)
         if status == "finished":

@@ -2,7 +2,7 @@
 
 import shlex
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cxr_ray.report.result_table import ResultTable, format_share
 from cxr_ray.report.search_gain import GAIN_FILE, describe_gain, measure_gain
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.search import Search, SearchTrial
+from cxr_ray.sweep.space import Value
 from cxr_ray.sweep.study import Study
 
 TRIALS_FILE = "search.csv"
@@ -75,7 +76,11 @@ def tabulate_trials(search: Search) -> pd.DataFrame:
             "number": number,
             "experiment_id": trial.asked.experiment_id,
             "name": _name(trial),
-            **{name: trial.asked.parameters.get(name) for name in search.space.parameters},
+            # What does not exist in a trial stays empty; a null that was chosen is not that.
+            **{
+                name: "none" if value is None else value
+                for name, value in trial.asked.parameters.items()
+            },
         }
         row |= dict.fromkeys(search.space.objectives)
         row |= dict(zip(search.space.objectives, trial.values, strict=False))
@@ -105,7 +110,7 @@ def table_of_trials(search: Search) -> str:
         rows=tuple(
             (
                 f"t{trial.asked.number}",
-                *(_shown(trial.asked.parameters.get(name)) for name in search.space.parameters),
+                *(_shown(trial.asked.parameters, name) for name in search.space.parameters),
                 *(format_share(value) if value <= 1 else f"{value:.1f}" for value in trial.values),
                 str(len(trial.history)),
             )
@@ -250,7 +255,10 @@ def _name(trial: SearchTrial | None) -> str | None:
     return None if trial is None or trial.member is None else trial.member.name
 
 
-def _shown(value: Any) -> str:
-    if value is None:
+def _shown(parameters: Mapping[str, Value], name: str) -> str:
+    if name not in parameters:
         return "-"
+    value = parameters[name]
+    if value is None:
+        return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

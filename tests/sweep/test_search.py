@@ -156,7 +156,8 @@ def test_a_pruned_trial_is_never_run_again(study):
     search = study.search(trials=5)
     member = search.next()
     reason = epochs(search, member, [0.1, 0.1])
-    search.ended(member, "pruned")
+    search.ended(member, "pruned", reason)
+    assert search.trials[4].reason == reason
     history = search.trials[4].history
     study.ended[member.trained_id] = {"status": "pruned", "reason": reason, "history": history}
     again = study.search(trials=6)
