@@ -158,7 +158,9 @@ def draw_pictures(search: Search, folder: Path) -> None:
     if not done:
         return
     objective = search.space.objectives[0]
-    common: dict[str, Any] = {"target": _first_objective, "target_name": objective}
+    common: dict[str, Any] = {"target_name": objective}
+    if len(search.space.objectives) > 1:
+        common["target"] = _first_objective
     importance = measure_importance(search)
     drawn: dict[str, Callable[[], Any]] = {
         "history": lambda: plots.plot_optimization_history(study, **common)
