@@ -46,7 +46,8 @@ EXPLORED = {f"{metric}_at_val": metric for metric in AT_THRESHOLD} | {
     "average_precision": "average_precision"
 }
 LEVEL = 0.05
-# Of a larger family Holm's correction needs p-values that few resamples cannot reach.
+# Of a larger family Holm's correction needs p-values that few resamples cannot reach; across seeds
+# they are read from Student's t and not counted.
 LARGE_FAMILY, MORE_RESAMPLES = 20, 5
 _MEMBER_AXES = ("modality", "dataset", "loss")
 _DRAWS = 0xC0
@@ -82,15 +83,13 @@ def compare_trials(
         that cannot be made keeps its row, its place in the family, and the reason as ``method``.
     """
     contrasts = declared_contrasts(study["axes"], study["compare"])
-    large = len(contrasts) * len(EXPLORED) > LARGE_FAMILY
-    n_resamples = config.bootstrap * (MORE_RESAMPLES if large else 1)
     arms = _Arms(trials, study, ended)
     primary: list[dict[str, Any]] = []
     exploratory: list[dict[str, Any]] = []
     for contrast in contrasts:
         named = contrast.row()
         try:
-            found = _compare(arms, contrast, n_resamples)
+            found = _compare(arms, contrast, config.bootstrap, len(contrasts) * len(EXPLORED))
         except _NotComparedError as reason:
             nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
             found = {
@@ -164,7 +163,9 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
         )
 
 
-def _compare(arms: "_Arms", contrast: Contrast, n_resamples: int) -> dict[str, dict[str, Any]]:
+def _compare(
+    arms: "_Arms", contrast: Contrast, n_resamples: int, family: int
+) -> dict[str, dict[str, Any]]:
     """Compare two arms by AUROC and all that is explored: columns by metric."""
     first, second = (arms.find(levels) for levels in contrast.arms)
     seeds = sorted(first.keys() & second.keys())
@@ -179,7 +180,8 @@ def _compare(arms: "_Arms", contrast: Contrast, n_resamples: int) -> dict[str, d
     if len(chosen) > 1:
         found, note = _across_seeds(shared, n_resamples, rng), f", {len(chosen)} seeds"
     else:
-        found = _one_seed(shared, n_resamples, rng)
+        more = MORE_RESAMPLES if family > LARGE_FAMILY else 1
+        found = _one_seed(shared, more * n_resamples, rng)
         note = "" if len(first) == len(second) == 1 else f", seed {seeds[0]} only"
     if shared.part:
         note += f", on the {len(shared.label)} test records of both"
@@ -228,17 +230,22 @@ def _across_seeds(
     shared: "_SharedTest", n_resamples: int, rng: np.random.Generator
 ) -> dict[str, tuple[PairedDifference, str]]:
     """Compare the means over seeds of two arms: each difference and its method by metric."""
-    # every model's own threshold moves to 0, which leaves its ranking alone
-    scores = np.array(shared.logits) - np.array(shared.thresholds)[..., None]
+    metrics = ("auroc", *EXPLORED)
     drawn = crossed_bootstrap(
-        shared.label, scores, groups=shared.groups, n_resamples=n_resamples, rng=rng
+        shared.label,
+        shared.logits,
+        points={"val": shared.thresholds},
+        metrics=metrics,
+        groups=shared.groups,
+        n_resamples=n_resamples,
+        rng=rng,
     )
     found = {}
-    for name, metric in {"auroc": "auroc", **EXPLORED}.items():
+    for metric in metrics:
         both = drawn.compare(0, 1, metric)
         bounds = both.interval
         figures = PairedDifference(both.difference, bounds.low, bounds.high, both.p_value)
-        found[name] = figures, bounds.method
+        found[metric] = figures, bounds.method
     return found
 
 
