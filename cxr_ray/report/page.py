@@ -26,7 +26,7 @@ from cxr_ray.report.checklist import write_checklist
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
-from cxr_ray.report.paper_tables import paper_tables
+from cxr_ray.report.paper_tables import describe_means, paper_tables
 from cxr_ray.report.result_table import format_share
 from cxr_ray.report.search_page import search_answer, search_content
 from cxr_ray.report.shown_use import describe_use
@@ -235,6 +235,7 @@ def _content(
         "ended": [row for row in leaderboard if row["status"] != "done" and not search],
         "pending": [name for identity, name in names.items() if identity not in listed],
         "metrics": LEADERBOARD_METRICS,
+        "means": describe_means(tables.leaderboard),
         "forest": _picture(_forest(done)),
         "papers": papers.tables,
         "sensitivity": [row for row in sensitivity if row["metric"] == "auroc"],

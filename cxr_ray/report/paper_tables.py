@@ -160,6 +160,7 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
         "own: the model's own, sub-sampled like its training part; full: all test records, on "
         "which models of every class ratio are compared; both: they are the same."
     ]
+    sentences += describe_means(leaderboard)
     sentences += [f"{name} {reason}." for name, reason in ended.items()]
     return ResultTable(
         title="Leaderboard",
@@ -167,6 +168,25 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
         columns=("trial", "test set", "n", "pos", "acc", "prec", "rec", "F1", "AUROC", "AP"),
         rows=tuple(rows),
     )
+
+
+def describe_means(leaderboard: pd.DataFrame) -> list[str]:
+    """Say of a cross-validation's figures that they are means over folds; nothing of others."""
+    means = _means_of_folds(leaderboard)
+    if not means:
+        return []
+    return [
+        f"Figures are the {' or '.join(means)}, each read by itself; intervals are over patients, "
+        "and hold the trained models as they are."
+    ]
+
+
+def _means_of_folds(leaderboard: pd.DataFrame) -> list[str]:
+    """Find ``mean of 15 folds`` in how the intervals were made."""
+    if "auroc_method" not in leaderboard:
+        return []
+    found = leaderboard["auroc_method"].astype(str).str.extract(r"(mean of \d+ folds)")[0]
+    return sorted(found.dropna().unique())
 
 
 def _paper_table(
@@ -257,6 +277,7 @@ def _caption(
     seeds = rows.groupby(["modality", "loss"])["seed"].nunique()
     count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     drawn = "one seed" if count == "1" else f"mean of {count} seeds"
+    drawn = ", ".join([drawn, *_means_of_folds(rows)])
     sentences = [f"Ours: own test set, {size}, {drawn}."]
     if with_shuffled:
         sentences.append("Shuffled rows: mean over permutations, full test set.")

@@ -15,6 +15,7 @@ from cxr_ray.report.comparisons import compare_trials
 from cxr_ray.report.cross_validation import out_of_fold_chances, score_cross_validation
 from cxr_ray.report.leaderboard import collect_tables
 from cxr_ray.report.out_of_fold import gather_fits
+from cxr_ray.report.paper_tables import leaderboard_table
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import read_config, read_history, read_result
 
@@ -218,3 +219,10 @@ def test_probabilities_are_recalibrated_by_the_line_of_their_own_fit(folded, mod
     # folds hold 100 records each, so that the mean over folds is the mean over records
     assert np.mean((before - label) ** 2) == pytest.approx(scores["brier"])
     assert np.mean((after - label) ** 2) == pytest.approx(scores["brier_recalibrated"])
+
+
+def test_the_printed_leaderboard_says_that_its_figures_are_means_over_folds(folded, model):
+    tables = collect_tables(folded.trials, study_of(model), {}, CONFIG)
+    text = " ".join(leaderboard_table(tables.leaderboard).to_text().split())
+    assert "Figures are the mean of 8 folds, each read by itself" in text
+    assert " 400 120 " in text
