@@ -140,3 +140,44 @@ def test_members_that_leave_a_study_are_told(storage, plan):
     (sentence,) = opened(storage, plan(overrides={"train.lr": 0.5})).changes
     assert sentence.startswith("12 members leave the study first")
     assert opened(storage, plan(overrides={"train.lr": 0.5})).changes == ()
+
+
+FOLDS = {"data.split.kind": "kfold", "data.split.folds": 3, "data.split.repeats": 2}
+
+
+def test_the_fits_of_a_cross_validation_are_one_member_with_an_id_of_their_own(storage, plan):
+    planned = plan(overrides=FOLDS)
+    assert len(planned.members) == 12 * 6
+    assert len(planned.by_cohort()) == 1
+    members = read(opened(storage, planned))["members"]
+    assert len({member["experiment_id"] for member in members}) == len(members) == 12
+    first = members[0]
+    assert first["name"] == "multimodal-full-bce"
+    names = [fit["name"] for fit in first["fits"]]
+    assert names == [f"multimodal-full-bce-r{r}f{f}" for r in (1, 2) for f in (1, 2, 3)]
+    assert (first["fits"][4]["repeat"], first["fits"][4]["fold"]) == (2, 2)
+    ids = [fit["experiment_id"] for member in members for fit in member["fits"]]
+    assert ids == [each.id for each in planned.members]
+
+
+def test_a_member_of_which_a_fit_failed_has_ended_and_names_it(storage, plan):
+    planned = plan(overrides=FOLDS)
+    study = opened(storage, planned)
+    member = study.record["members"][2]
+    lost = member["fits"][4]["experiment_id"]
+    study.write_ended(lost, {"status": "failed", "reason": "the loss is not finite"})
+    assert study.describe(next(m for m in planned.members if m.id == lost)) == member
+    ended = study.ended()[member["experiment_id"]]
+    assert ended["status"] == "failed"
+    assert ended["reason"] == (
+        f"1 of its fits failed; {member['name']}-r2f2: the loss is not finite"
+    )
+    study.forget_ended(lost)
+    assert study.ended() == {}
+
+
+def test_a_cross_validation_that_cannot_be_fed_is_left_out_once(storage, plan):
+    planned = plan(overrides=FOLDS, modalities=("text",), default=("text",))
+    assert len(planned.members) == 4 * 6
+    assert len(planned.left_out) == 8
+    assert all("-r" not in each.name for each in planned.left_out)
