@@ -41,12 +41,16 @@ def digest(recipe: Any) -> str:
 
 @dataclass(frozen=True)
 class DataKeys:
-    """Where an experiment's prepared data lies: ``prepared/<cohort>/{images,text}-<key>/``."""
+    """Where an experiment's prepared data lies: ``prepared/<cohort>/{images,text}-<key>/``.
+
+    ``tokenizer_cohort`` is the cohort that the tokenizer was trained on, where it is another one.
+    """
 
     cohort: str
     image: str | None
     text: str | None
     tokenizer: str | None
+    tokenizer_cohort: str | None = None
 
 
 def cohort_key(

@@ -201,6 +201,8 @@ def _check_records(frame: pd.DataFrame, source: Source, flow: tuple[FlowStep, ..
 
 def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.ndarray:
     patient = frame["patient"].to_numpy(object)
+    if source.parts == ("test",):
+        return frame["part"].to_numpy(object)
     label = frame["label"].to_numpy()
     if config.data.split.kind == "holdout":
         return assign_parts(patient, label, config.data.split.shares, config.data.seed)
@@ -223,7 +225,7 @@ def _check_classes(frame: pd.DataFrame, source: Source) -> None:
     if label.nunique() < 2:
         found = "positive" if label.iloc[0] == 1 else "negative"
         raise InputError(f"{source.name}: all {len(frame)} records are {found}; two classes needed")
-    for part in PARTS:
+    for part in source.parts:
         counts = label[frame["part"] == part].value_counts()
         for value, name in ((1, "positive"), (0, "negative")):
             if not counts.get(value, 0):

@@ -321,7 +321,13 @@ def _tokenize(
         training_step = step = "tokenising reports for each fit"
     tokenizer = None
     if config.text.encoder == "scratch":
-        tokenizer = folder / f"tokenizer-{keys.tokenizer}"
+        home = folder.with_name(keys.tokenizer_cohort or keys.cohort)
+        tokenizer = home / f"tokenizer-{keys.tokenizer}"
+        if not tokenizer.is_dir() and home != folder:
+            raise InputError(
+                f"{tokenizer}: the tokenizer that the model was trained with is not there; repeat "
+                "the command that trained it"
+            )
         if not tokenizer.is_dir():
             progress(training_step, 0, 1)
             cohort = read_cohort(folder)

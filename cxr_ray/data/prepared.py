@@ -57,6 +57,12 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
     return manifest
 
 
+def read_flow(storage: Storage, cohort: str) -> list[dict[str, Any]]:
+    """Read how a prepared cohort was selected, a step a rule."""
+    flow: list[dict[str, Any]] = json.loads((storage.prepared / cohort / FLOW_FILE).read_text())
+    return flow
+
+
 def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
     """Read how many records of each class have no text in a prepared view."""
     folder = storage.prepared / keys.cohort / f"text-{keys.text}"

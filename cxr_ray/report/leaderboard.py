@@ -1,7 +1,7 @@
 """A study's tables, gathered from its trial folders (DESIGN section 9)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_comparisons
+from cxr_ray.report.external import PREFIX, external_folders, score_external
+from cxr_ray.report.external_section import EXTERNAL_TABLE_FILE, external_table
 from cxr_ray.report.scoring import TEST_SETS, score_folder
 from cxr_ray.report.subgroups import SUBGROUPS_FILE, read_subgroups, subgroup_table
 from cxr_ray.report.trial_folder import RESULT_FILE, read_result
@@ -42,13 +44,14 @@ class StudyTables:
     Attributes
     ----------
     leaderboard
-        One row a trial and test set.
+        One row a trial and test set, those of external tests last.
     summary
         Pooled over seeds.
     sensitivity
-        One row a multimodal trial, perturbation and metric.
+        One row a multimodal trial, perturbation and metric, those of external tests last.
     contribution
-        One row a multimodal trial, measure, modality that it is about, and metric.
+        One row a multimodal trial, measure, modality that it is about, and metric, those of
+        external tests last.
     comparisons
         One row a declared comparison and metric.
     net_benefit
@@ -65,8 +68,17 @@ class StudyTables:
     net_benefit: pd.DataFrame
     subgroups: pd.DataFrame
 
+    def internal(self) -> "StudyTables":
+        """Return the tables without the rows of external tests; places of rows stay."""
+        kept = {
+            name: table[~is_external(table)]
+            for name, table in vars(self).items()
+            if name not in {"comparisons", "subgroups"}
+        }
+        return replace(self, **kept)
+
     def write(self, folder: Path) -> None:
-        """Write the CSV files; that of subgroups only where there are any."""
+        """Write the CSV files; those of subgroups and external tests only where there are any."""
         for name, table in (
             (LEADERBOARD_FILE, self.leaderboard),
             (SUMMARY_FILE, self.summary),
@@ -78,6 +90,17 @@ class StudyTables:
             table.to_csv(folder / name, index=False)
         if not self.subgroups.empty:
             self.subgroups.to_csv(folder / SUBGROUPS_FILE, index=False)
+        external = external_table(self.leaderboard)
+        if external.empty:
+            (folder / EXTERNAL_TABLE_FILE).unlink(missing_ok=True)
+        else:
+            external.to_csv(folder / EXTERNAL_TABLE_FILE, index=False)
+
+
+def is_external(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Tell which rows are of an external test."""
+    # Trials that failed have no test set, and a study of these alone a column of NaN.
+    return table["test_set"].astype("string").str.startswith(PREFIX).fillna(False).astype(bool)
 
 
 def read_tables(folder: Path) -> StudyTables:
@@ -129,6 +152,9 @@ def collect_tables(
     sensitivity: list[dict[str, Any]] = []
     contribution: list[dict[str, Any]] = []
     net_benefit: list[dict[str, Any]] = []
+    external: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("figures", "sensitivity", "contribution", "net_benefit")
+    }
     for member in members:
         identity = {name: member[name] for name in _IDENTITY}
         further = member["further"]
@@ -148,10 +174,22 @@ def collect_tables(
             row = {**identity, "test_set": test_set, **figures, **training}
             rows.append({**row, "status": "done", "reason": None, **further})
         sensitivity += [{**identity, **row, **further} for row in scores["sensitivity"]]
+        contribution += [
+            {**identity, **_of_modality(row), **further} for row in scores["contribution"]
+        ]
         net_benefit += [{**identity, **row, **further} for row in scores["net_benefit"]]
-        for row in scores["contribution"]:
-            named = {("of_modality" if k == "modality" else k): v for k, v in row.items()}
-            contribution.append({**identity, **named, **further})
+        for found in external_folders(folder):
+            scored = score_external(found, config)
+            row = {**identity, "test_set": f"{PREFIX}{found.name}", **scored["figures"], **training}
+            external["figures"].append({**row, "status": "done", "reason": None, **further})
+            for name in ("sensitivity", "contribution", "net_benefit"):
+                external[name] += [
+                    {**identity, **_of_modality(row), **further} for row in scored[name]
+                ]
+    rows += external["figures"]
+    sensitivity += external["sensitivity"]
+    contribution += external["contribution"]
+    net_benefit += external["net_benefit"]
     axes = list(members[0]["further"]) if members else []
     leaderboard = _ordered(pd.DataFrame(rows), axes)
     return StudyTables(
@@ -163,6 +201,11 @@ def collect_tables(
         net_benefit=pd.DataFrame(net_benefit, columns=[*_IDENTITY, *_NET_BENEFIT, *axes]),
         subgroups=subgroup_table(trials, study),
     )
+
+
+def _of_modality(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename what a contribution is about; ``modality`` is the model's."""
+    return {("of_modality" if k == "modality" else k): v for k, v in row.items()}
 
 
 def _ordered(table: pd.DataFrame, axes: list[str]) -> pd.DataFrame:

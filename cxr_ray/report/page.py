@@ -25,6 +25,7 @@ from cxr_ray.report.calibration_section import calibration_section
 from cxr_ray.report.checklist import write_checklist
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
+from cxr_ray.report.external_section import external_section, external_table
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.paper_tables import describe_means, paper_tables
 from cxr_ray.report.result_table import format_share
@@ -201,6 +202,8 @@ def _content(
     members = study["members"]
     search = search_content(storage.studies / study["name"], study)
     names = {member["experiment_id"]: member["name"] for member in members}
+    external = external_section(storage, _rows(external_table(tables.leaderboard), names))
+    tables = tables.internal()
     leaderboard = _rows(tables.leaderboard, names)
     scored = [row for row in leaderboard if not _is_missing(row["test_set"])]
     done = [row for row in scored if row["status"] == "done"]
@@ -244,6 +247,7 @@ def _content(
         "shuffles": _picture(_shuffles(tables.sensitivity, names)),
         "contribution": contribution,
         "measures": [said for name, said in CONTRIBUTIONS.items() if name in measures],
+        "external": external,
         "primary": [row for row in comparisons if row["family"] == PRIMARY],
         "exploratory": [row for row in comparisons if row["family"] != PRIMARY],
         "subgroups": subgroup_section(tables.subgroups, names),

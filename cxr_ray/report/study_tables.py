@@ -46,6 +46,7 @@ def write_study_tables(
     remarks
         Sentences about the data, printed after the tables.
     """
+    tables = tables.internal()
     if "search" in study:
         # Its trials are in a table of their own, but for those with figures on the test part.
         tested = tables.leaderboard["test_set"].notna()

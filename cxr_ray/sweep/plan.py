@@ -112,7 +112,7 @@ def make_plan(
         recipe = digest(config.model_dump(mode="json", include={"phantom", "cohort"}))
         if recipe not in sources:
             sources[recipe] = open_source(data, config, storage.prepared, reports, demographics)
-            _check_overrides(overrides, sources[recipe])
+            check_overrides(overrides, sources[recipe])
         try:
             member = make_member(experiment, sources[recipe])
             if member.id in seen:
@@ -141,7 +141,7 @@ def make_member(experiment: Experiment, source: "Source") -> Member:
         If the source cannot feed it.
     """
     config = experiment.config
-    reason = _cannot_feed(source, config)
+    reason = cannot_feed(source, config)
     if reason is not None:
         raise InputError(reason)
     rules, required = source.rules(config.cohort), source.required(config.data)
@@ -191,7 +191,8 @@ def cannot_reach(share: float, counted: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:
+def cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:
+    """Say why a source cannot feed a model, or None."""
     for modality in config.fusion.modalities:
         if modality not in source.modalities:
             return f"{source.name} has no {modality}"
@@ -200,7 +201,8 @@ def _cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:
     return None
 
 
-def _check_overrides(overrides: Layer, source: "Source") -> None:
+def check_overrides(overrides: Layer, source: "Source") -> None:
+    """Refuse overrides of cohort or phantom fields that the source does not read."""
     for field in overrides.values:
         section, _, name = field.partition(".")
         if section == "cohort" and name not in source.reads:

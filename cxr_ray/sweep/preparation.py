@@ -1,6 +1,5 @@
 """Preparing a cohort on its own, before any sweep."""
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
-from cxr_ray.data.prepared import FLOW_FILE, is_prepared, named_counts, read_manifest
+from cxr_ray.data.prepared import is_prepared, named_counts, read_flow, read_manifest
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.storage import Storage
 
@@ -80,8 +79,7 @@ def prepare_cohort(
             cohort_only=cohort_only,
         )
     folder = place.prepared / cohort
-    flow = json.loads((folder / FLOW_FILE).read_text())
-    return PreparedCohort(folder, read_manifest(place, cohort), flow)
+    return PreparedCohort(folder, read_manifest(place, cohort), read_flow(place, cohort))
 
 
 def describe_counts(manifest: Mapping[str, Any], flow: Sequence[Mapping[str, Any]]) -> str:

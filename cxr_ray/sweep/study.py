@@ -28,6 +28,38 @@ class Study:
     changes: tuple[str, ...] = ()
     """What an edited grid or override took out of the study, in sentences."""
 
+    @classmethod
+    def read(cls, folder: Path) -> "Study":
+        """Read a study's record from its folder.
+
+        Raises
+        ------
+        InputError
+            If the folder holds none, or a damaged one.
+        """
+        path = folder / STUDY_FILE
+        try:
+            record = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise InputError(f"{path} is not there: give a folder of STORAGE/studies") from error
+        except ValueError as error:
+            raise InputError(
+                f"{path} is no JSON ({error}): repeat the sweep's command, which writes it"
+            ) from error
+        return cls(record["name"], record["uuid"], folder, record)
+
+    def done(self, storage: Storage) -> list[str]:
+        """Return the ids of the finished members, gathering those that are cross-validated."""
+        from cxr_ray.report.out_of_fold import gather_fits
+
+        members = self.record["members"]
+        return [m["experiment_id"] for m in members if gather_fits(storage.trials, m)]
+
+    def published(self) -> list[Path]:
+        """Return the tables, pictures and the page, which the tracker holds too."""
+        kinds = {".csv", ".md", ".png", ".html"}
+        return sorted(path for path in self.folder.iterdir() if path.suffix in kinds)
+
     def write_ended(self, experiment_id: str, how: Mapping[str, Any]) -> None:
         """Record how a trial ended without a result: its ``status``, ``reason`` and what it did.
 

@@ -4,15 +4,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared, named_counts, read_manifest
 from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
-from cxr_ray.storage import Storage, write_whole
+from cxr_ray.storage import Storage
 from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.course import Course, GridCourse
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
@@ -22,11 +21,8 @@ from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
 from cxr_ray.sweep.search_plan import SearchPlan, plan_search
 from cxr_ray.sweep.space import Space
 from cxr_ray.sweep.study import Study, check_study, open_study, read_ended
+from cxr_ray.sweep.tabulation import tabulate
 
-if TYPE_CHECKING:
-    from cxr_ray.report.leaderboard import StudyTables
-
-TABLES_KEY_FILE = ".tables_key"
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -238,7 +234,6 @@ def _run_course(
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     from cxr_ray.report.members import experiment_ids
-    from cxr_ray.report.out_of_fold import gather_fits
     from cxr_ray.tracking.background import BackgroundTracker
 
     with BackgroundTracker(uri, artifacts, study.record) as tracking:
@@ -264,9 +259,9 @@ def _run_course(
         from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
 
         described = {each["experiment_id"]: each for each in course.record(study)}
-        done = [i for i, member in described.items() if gather_fits(storage.trials, member)]
+        done = study.done(storage)
         trained = replace(plan, members=tuple(course.members)) if course.members else plan
-        tables = _tabulate(storage, study, trained, done)
+        tables = tabulate(storage, study)
         fits = {fit for identity in done for fit in experiment_ids(described[identity])}
         remarks += remark_on_arithmetic(storage, trained, sorted(fits))
         remarks += remark_on_empty_texts(storage, plan)
@@ -284,7 +279,7 @@ def _run_course(
         for member in course.members:
             if member.id in ended and not storage.is_finished(member.id, course.parts):
                 tracking.log_ended(study.describe(member), ended[member.id])
-        tracking.finish(_published(study.folder), complete=course.left(failed) == 0 and not failed)
+        tracking.finish(study.published(), complete=course.left(failed) == 0 and not failed)
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
@@ -337,37 +332,3 @@ def _prepare_missing(planned: PlannedSweep, ray: RayStart, driver: str, listener
             progress=listener.preparing,
             driver=driver,
         )
-
-
-def _tabulate(storage: Storage, study: Study, plan: Plan, done: Sequence[str]) -> "StudyTables":
-    """Gather the study's tables, or read them where nothing that they rest on has changed."""
-    from cxr_ray.report.leaderboard import LEADERBOARD_FILE, collect_tables, read_tables
-    from cxr_ray.report.trial_folder import read_result
-
-    config = plan.members[0].config.evaluation
-    key = digest(
-        {
-            "members": study.record["members"],
-            "left_out": study.record["left_out"],
-            "axes": study.record["axes"],
-            "compare": study.record["compare"],
-            "done": [read_result(storage.trials / identity)["attempt"] for identity in done],
-            "untested": [identity for identity in done if not storage.is_finished(identity)],
-            "ended": study.ended(),
-            "version": EVALUATION_VERSION,
-            "evaluation": config.model_dump(mode="json"),
-        }
-    )
-    path = study.folder / TABLES_KEY_FILE
-    if path.exists() and path.read_text() == key and (study.folder / LEADERBOARD_FILE).exists():
-        return read_tables(study.folder)
-    tables = collect_tables(storage.trials, study.record, study.ended(), config)
-    tables.write(study.folder)
-    write_whole(path, key)
-    return tables
-
-
-def _published(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in {".csv", ".md", ".png", ".html"}
-    )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.layers import flat_parameters
 from cxr_ray.config.schema import EvaluationConfig, ExperimentConfig
+from cxr_ray.report.external import external_folders, score_external
 from cxr_ray.report.scoring import FIGURES_FOLDER, score_folder
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
@@ -129,8 +130,12 @@ class Tracker:
         config = ExperimentConfig.model_validate(read_config(folder))
         evaluation = EvaluationConfig.model_validate(study["evaluation"])
         scores = score_folder(folder, evaluation)
-        # A trial that was trained again, or scored by another recipe, is logged anew.
-        recipe = json.dumps([result["attempt"], scores["recipe"]], sort_keys=True)
+        external = {
+            each.name: score_external(each, evaluation) for each in external_folders(folder)
+        }
+        # A trial trained again, scored by another recipe or tested elsewhere is logged anew.
+        made_by = [result["attempt"], scores["recipe"], *sorted(external)]
+        recipe = json.dumps(made_by, sort_keys=True)
         ended = int(1000 * result["finished_at"])
         began = ended - int(1000 * result["wall_seconds"])
         run = self._child(study, member, began)
@@ -144,7 +149,8 @@ class Tracker:
         run_id, when = run.info.run_id, run.info.start_time
         self._log_parameters(run, flat_parameters(config))
         metrics = _curves(read_history(folder), when)
-        metrics += [Metric(key, value, when, 0) for key, value in _final(scores, result).items()]
+        final = _final(scores, result) | _external(external)
+        metrics += [Metric(key, value, when, 0) for key, value in final.items()]
         self._log_metrics(run_id, metrics)
         for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
             self._client.log_artifact(run_id, str(figure), FIGURES_FOLDER)
@@ -245,9 +251,7 @@ def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, fl
     found = {
         f"{_TEST_PREFIX[test_set]}/{name}": value
         for test_set, figures in scores["test_sets"].items()
-        for name, value in figures.items()
-        if isinstance(value, int | float)
-        and (not name.endswith(("_low", "_high")) or name in {"auroc_low", "auroc_high"})
+        for name, value in _logged(figures).items()
     }
     for row in scores["sensitivity"]:
         name = f"sensitivity/{row['perturbation']}/{row['metric']}"
@@ -259,3 +263,22 @@ def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, fl
         found[name] = result[name]
     found["val_accuracy"] = scores["val_accuracy"]
     return found
+
+
+def _external(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Name the figures of external tests: ``external_<name>/…``."""
+    return {
+        f"external_{test}/{name}": value
+        for test, found in scores.items()
+        for name, value in _logged(found["figures"]).items()
+    }
+
+
+def _logged(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Leave out what is no number, and all intervals but AUROC's."""
+    return {
+        name: value
+        for name, value in figures.items()
+        if isinstance(value, int | float)
+        and (not name.endswith(("_low", "_high")) or name in {"auroc_low", "auroc_high"})
+    }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.cohort import PARTS, FlowStep, Selection
 from cxr_ray.data.prepared import SHIFTED_DATE
 from cxr_ray.data.sources.demographics import (
     Demographics,
@@ -79,6 +79,7 @@ class MimicSource:
 
     kind = "mimic"
     name = "mimic"
+    parts = PARTS
     reads = frozenset(
         "view orientation portable rows columns labels label uncertain negative per_patient".split()
     )

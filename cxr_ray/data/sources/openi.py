@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.cohort import PARTS, FlowStep, Selection
 from cxr_ray.data.reports import compose_report
 from cxr_ray.data.sources.source import Root, is_plain_name, opened_root
 from cxr_ray.errors import InputError
@@ -52,6 +52,7 @@ class OpeniSource:
 
     kind = "openi"
     name = "openi"
+    parts = PARTS
     reads = frozenset({"positive"})
 
     @property

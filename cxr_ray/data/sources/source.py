@@ -40,6 +40,8 @@ class Source(Protocol):
         What the source declares.
     reads : frozenset of str
         The names of the ``cohort.*`` fields that have an effect.
+    parts : tuple of str
+        The parts that its records are divided into.
     """
 
     @property
@@ -57,6 +59,10 @@ class Source(Protocol):
     @property
     def reads(self) -> frozenset[str]:
         """The cohort fields that have an effect."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that its records are divided into."""
 
     def fingerprint(self) -> str:
         """Sha256 (hex) of the tables' content; never of names or places."""

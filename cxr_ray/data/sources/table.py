@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxr_ray.data.cohort import FlowStep, Selection
+from cxr_ray.data.cohort import PARTS, FlowStep, Selection
 from cxr_ray.data.reports import compose_report
 from cxr_ray.data.sources.groups import GROUP_PREFIX, group_levels
 from cxr_ray.data.sources.source import Root, confined, opened_root
@@ -46,6 +46,7 @@ class TableSource:
     recipe: TableRecipe
 
     kind = "table"
+    parts = PARTS
     reads = frozenset({"per_patient"})
 
     @property
