@@ -128,6 +128,18 @@ def test_p_values_of_equally_good_scores_are_uniform_and_intervals_hold_the_trut
     assert 0.92 < np.mean(held) < 0.98
 
 
+@pytest.mark.slow
+def test_equally_good_scores_are_called_apart_about_one_time_in_twenty():
+    rng = np.random.default_rng(5)
+    label = np.arange(500) < 100
+    apart = 0
+    for _ in range(5_000):
+        shared, *own = rng.normal(size=(3, 500)) * np.sqrt(0.5)  # correlated by .5
+        one, other = (1.19 * label + shared + noise for noise in own)  # of AUROC .80
+        apart += delong_test(label, one, other).p_value <= 0.05
+    assert 0.04 <= apart / 5_000 <= 0.065
+
+
 def test_holm_is_monotone_never_below_the_raw_value_and_keeps_what_could_not_be_tested():
     raw = np.array([0.2, 0.001, np.nan, 0.04, 0.012])
     adjusted = holm(raw)
