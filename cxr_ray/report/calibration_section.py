@@ -76,7 +76,7 @@ def calibration_sentence(leaderboard: pd.DataFrame) -> str | None:
     if not _NEEDED <= set(leaderboard):
         return None
     full = leaderboard[(leaderboard["status"] == "done") & (leaderboard["test_set"] == "full")]
-    ranges = [_range(full[name]) for name in ("calibration_slope", "ece", "ece_recalibrated", "n")]
+    ranges = [_range(full[name]) for name in ("calibration_slope", "ece", "ece_recalibrated")]
     if None in ranges[:2]:
         return None
     after = f", after recalibration on validation {ranges[2]}" if ranges[2] else ""
