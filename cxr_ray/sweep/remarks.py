@@ -22,12 +22,12 @@ def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> l
             and loss.alpha > 0.5
             and 2 * counted["positive"] > counted["records"]
         ):
-            names.append(member.name)
+            names.append(member.experiment.model_name)
     if not names:
         return []
     return [
         "Positives are the majority, and loss.alpha above .5 weighs them up further, in "
-        f"{', '.join(names)}."
+        f"{', '.join(dict.fromkeys(names))}."
     ]
 
 
