@@ -14,6 +14,7 @@ from cxr_ray.evaluation.folds import (
     fold_intervals,
 )
 from cxr_ray.evaluation.intervals import ScoredSample
+from cxr_ray.evaluation.sensitivity import permutation_test
 
 
 def drawn(records=120, repeats=2, folds=3, seed=0, shift=5.0):
@@ -175,3 +176,37 @@ def test_the_corrected_t_test_keeps_its_size_where_the_plain_one_does_not():
         plain += stats.ttest_rel(first, second).pvalue <= 0.05
     assert 0.01 <= corrected / runs <= 0.09
     assert plain / runs > 0.2
+
+
+def test_entries_change_places_within_their_fold_only():
+    """An image part that tells the fit and nothing else has no drop, however folds differ."""
+    label, score, patient, folds = drawn(120, repeats=1)
+    found = permutation_test(
+        100.0 * folds.fit, score, 0.0, label, shuffle="image", rng=np.random.default_rng(0),
+        n_repeats=19, n_resamples=20, groups=patient, folds=folds,
+    )["auroc"]  # fmt: skip
+    assert found.drop == 0.0
+    assert (found.low, found.high, found.p_value) == (0.0, 0.0, 1.0)
+
+
+def test_repeats_of_the_same_patients_give_no_smaller_p():
+    rng = np.random.default_rng(3)
+    label = np.repeat([0, 1], [60, 30])
+    weak = rng.normal(size=90) + 0.6 * label
+    fold = rng.permutation(90) % 3
+
+    def p_value(repeats):
+        folds = Folds(
+            np.concatenate([fold + 3 * each for each in range(repeats)]),
+            np.repeat(np.arange(repeats), 3),
+        )
+        return permutation_test(
+            np.tile(weak, repeats), np.zeros(90 * repeats), 0.0, np.tile(label, repeats),
+            shuffle="image", rng=np.random.default_rng(0), n_repeats=999, n_resamples=0,
+            groups=np.tile(np.arange(90), repeats), folds=folds,
+        )["auroc"].p_value  # fmt: skip
+
+    once, thrice = p_value(1), p_value(3)
+    assert 0.005 < once < 0.2
+    # three looks at the same patients: twice the median of three that are nearly equal
+    assert thrice == pytest.approx(2 * once, rel=0.3)
