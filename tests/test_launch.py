@@ -4,10 +4,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import cxr_ray
+from cxr_ray.config.schema import FusionConfig
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.py") if path.name != "terminal.py")
@@ -163,6 +165,17 @@ def test_a_dry_run_on_an_unprepared_phantom_names_all_twelve_and_writes_nothing(
     assert "--set data.split.kind=kfold" in done.out
     assert not done.imported & TRAINING
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_of_fusions_is_planned_with_a_model_and_an_id_of_its_own_for_each(run, tmp_path):
+    kinds = list(get_args(FusionConfig.model_fields["kind"].annotation))
+    levels = "".join(f"    {kind}: {{fusion.kind: {kind}}}\n" for kind in kinds)
+    (tmp_path / "mine.yaml").write_text("axes:\n  fusion:\n" + levels)
+    done = run("sweep.py", "--grid", "mine.yaml", "--profile", "tiny", "--dry-run")
+    assert done.code == 0
+    planned = re.findall(r"^  (multimodal-full-bce-\w+) +([0-9a-f]{16})", done.out, re.MULTILINE)
+    assert [name.rpartition("-")[2] for name, _ in planned] == kinds
+    assert len({identity for _, identity in planned}) == len(kinds)
 
 
 def test_a_dry_run_gives_the_same_ids_in_any_storage(run):
