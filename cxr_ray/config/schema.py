@@ -113,7 +113,7 @@ class CohortConfig(Section):
     portable: Literal["drop", "keep"] = "drop"
     rows: PositiveInt | None = None
     columns: PositiveInt | None = None
-    labels: Literal["chexpert", "negbio"] = "chexpert"
+    labels: Literal["chexpert", "negbio", "radiologist"] = "chexpert"
     label: str = "Pneumonia"
     uncertain: Literal["drop", "positive", "negative"] = "drop"
     negative: Literal["no_finding", "label_negative", "not_positive"] = "no_finding"

@@ -22,6 +22,7 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data import image_pack, text_pack
 from cxr_ray.data.fan_out import FanOut
 from cxr_ray.data.prepared import (
+    AGREEMENT_FILE,
     COHORT_FILE,
     EMPTY_FILE,
     FLOW_FILE,
@@ -164,6 +165,8 @@ def _write_cohort(
     faults: dict[int, str],
     frame: "pd.DataFrame",
 ) -> None:
+    from cxr_ray.data.label_agreement import label_agreement
+
     folder = storage.prepared / keys.cohort
     salt = storage.salt()
     split = config.data.split
@@ -176,6 +179,9 @@ def _write_cohort(
     )
     write_whole(folder / COHORT_FILE, kept.to_csv(index=False))
     write_whole(folder / FLOW_FILE, json.dumps([asdict(step) for step in flow], indent=1))
+    agreement = label_agreement(source, config.cohort, kept["record"].tolist())
+    if agreement is not None:
+        write_whole(folder / AGREEMENT_FILE, json.dumps(agreement, indent=1))
     manifest = {
         "prepare_version": PREPARE_VERSION,
         "source": source.kind,

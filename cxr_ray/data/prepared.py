@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
+AGREEMENT_FILE = "label_agreement.json"
 FLOW_FILE = "selection_flow.json"
 COHORT_COLUMNS = (
     *("row", "record", "patient", "label", "part", "image", "report"),
@@ -61,6 +62,12 @@ def read_flow(storage: Storage, cohort: str) -> list[dict[str, Any]]:
     """Read how a prepared cohort was selected, a step a rule."""
     flow: list[dict[str, Any]] = json.loads((storage.prepared / cohort / FLOW_FILE).read_text())
     return flow
+
+
+def read_agreement(folder: Path) -> dict[str, Any] | None:
+    """Read how two labellers agree on a prepared cohort's label, where that was counted."""
+    path = folder / AGREEMENT_FILE
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:

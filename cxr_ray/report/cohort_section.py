@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from cxr_ray.data.prepared import named_counts
+from cxr_ray.data.prepared import named_counts, read_agreement
 from cxr_ray.storage import Storage
 
 
@@ -19,6 +19,7 @@ def read_cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[st
                 "key": key,
                 "manifest": manifest,
                 "parts": named_counts(manifest),
+                "agreement": read_agreement(folder),
                 "flow": json.loads((folder / "selection_flow.json").read_text()),
             }
 

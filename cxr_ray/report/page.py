@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION
+from cxr_ray.data.label_agreement import format_kappa
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
 from cxr_ray.report.answer import answer
@@ -147,6 +148,7 @@ def write_page(
     environment.filters["full"] = _full
     environment.filters["by_unit"] = group_by_unit
     environment.filters["metric"] = _name_metric
+    environment.filters["kappa"] = format_kappa
     environment.tests["missing"] = _is_missing
     page = environment.get_template("page.html.j2").render(
         **_content(storage, study, tables, *read_audit(folder))

@@ -96,7 +96,8 @@ def run_external(
 
 
 def _default_name(test: ExternalTest) -> str:
-    return re.sub(r"[^0-9A-Za-z._-]", "_", test.source.name)
+    name = re.sub(r"[^0-9A-Za-z._-]", "_", test.source.name)
+    return f"{name}-radiologist" if test.config.cohort.labels == "radiologist" else name
 
 
 def _name(name: str) -> str:

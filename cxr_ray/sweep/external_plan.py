@@ -173,6 +173,12 @@ def plan_test(
     if same:
         external = ExternalSource(source, storage.prepared / keys["cohort"], trained.data)
     warning = None
+    if config.cohort.labels == "radiologist" and trained.data.split.kind != "official":
+        warning = (
+            "The models were not trained with data.split.kind=official: radiologist-labelled "
+            "studies of patients whom they have seen are left out, as the flow counts, so that the "
+            "rest is not the published test set."
+        )
     return ExternalTest(
         trial, label, config, _external_keys(external, config, keys), external, warning
     )

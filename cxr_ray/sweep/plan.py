@@ -141,6 +141,11 @@ def make_member(experiment: Experiment, source: "Source") -> Member:
         If the source cannot feed it.
     """
     config = experiment.config
+    if config.cohort.labels == "radiologist":
+        raise InputError(
+            "cohort.labels=radiologist names studies of the official test set alone; "
+            "launch/evaluate.py tests trained models on them"
+        )
     reason = cannot_feed(source, config)
     if reason is not None:
         raise InputError(reason)

@@ -10,7 +10,13 @@ from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
-from cxr_ray.data.prepared import is_prepared, named_counts, read_flow, read_manifest
+from cxr_ray.data.prepared import (
+    is_prepared,
+    named_counts,
+    read_agreement,
+    read_flow,
+    read_manifest,
+)
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.storage import Storage
 
@@ -27,7 +33,12 @@ class PreparedCohort:
 
     def describe(self) -> str:
         """Lay out what was selected and where it lies."""
-        return f"{describe_counts(self.manifest, self.flow)}\ncohort: {self.folder}"
+        from cxr_ray.data.label_agreement import describe_agreement
+
+        agreement = read_agreement(self.folder)
+        parts = [describe_counts(self.manifest, self.flow)]
+        parts += [] if agreement is None else [describe_agreement(agreement)]
+        return "\n".join([*parts, f"cohort: {self.folder}"])
 
 
 def prepare_cohort(

@@ -150,6 +150,18 @@ def write_cohort(folder):
     step |= {"positive": None, "negative": None, "note": ""}
     last = {**step, "rule": "view < PA", "dropped": 100, "after": 600, "positive": 120}
     (folder / "selection_flow.json").write_text(json.dumps([step, {**last, "negative": 480}]))
+    kappa = {"kappa": 0.7, "low": 0.6, "high": 0.8, "method": "large sample"}
+    nothing = {"kappa": None, "low": None, "high": None, "method": "none: one category"}
+    agreement = {
+        "label": "Pneumonia",
+        "rows": "chexpert",
+        "columns": "negbio",
+        "categories": ["positive", "negative"],
+        "counts": [[1234, 5], [6, 7]],
+        "without_row": 0,
+        "kappa": {"categories": kappa, "positive_or_not": nothing},
+    }
+    (folder / "label_agreement.json").write_text(json.dumps(agreement))
     (folder / "cohort.csv").write_text(f"record,patient\n{RECORD}1,{PATIENT}1\n")
 
 
@@ -495,3 +507,9 @@ def test_patients_of_several_cohorts_are_not_added_up(asked):
     assert "of 500 to 600 patients in each of 2 cohorts" in subject
     assert "150 to 200 test records" in subject
     assert separation.startswith("The highest AUROC, over test sets that differ,")
+
+
+def test_the_agreement_of_two_labellers_is_shown_with_the_cohort(page):
+    assert "Pneumonia by chexpert (rows) and negbio (columns)" in page.text
+    assert "over all four 0.700 [0.600, 0.800]; positive or not none: one category" in page.text
+    assert ["positive", "1,234", "5"] in page.cells[None]

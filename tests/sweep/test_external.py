@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from prepared_phantom import PreparedPhantom, quiet, tiny_config
 
+from cxr_ray.config.schema import DataConfig
 from cxr_ray.data.fan_out import run_here
+from cxr_ray.data.sources.external import ExternalSource
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.ranking import auroc
 from cxr_ray.report.external import score_external
@@ -196,6 +198,84 @@ def test_models_that_the_source_cannot_feed_are_named(study, tmp_path):
         "text-full-bce": "mimic has no text",
     }
     assert (trial_of(study, "image") / "external" / "bare").is_dir()
+
+
+def test_radiologists_labels_are_tested_without_whom_the_models_have_seen(study, tmp_path):
+    phantom = PreparedPhantom(Storage(study.parents[1])).source(config_of("image")).root.uri
+    folder = tmp_path / "mimic"
+    shutil.copytree(phantom, folder)
+    keys = json.loads((trial_of(study, "image") / "result.json").read_text())["keys"]
+    cohort = pd.read_csv(study.parents[1] / "prepared" / keys["cohort"] / "cohort.csv", dtype=str)
+    labelled = cohort.groupby(["part", "label"]).head(5)
+    positive = labelled["label"] == "1"
+    labelled = labelled.assign(study_id=labelled["record"], Pneumonia=positive * 1.0)
+    labelled["No Finding"] = (~positive).map({True: 1.0, False: None})
+    table = labelled[["study_id", "Pneumonia", "No Finding"]]
+    table.to_csv(folder / "mimic-cxr-2.1.0-test-set-labeled.csv", index=False)
+    outcome = external(study, "cohort.labels=radiologist", data=f"mimic:{folder}")
+    assert outcome.name == "mimic-radiologist"
+    assert not outcome.skipped
+    (warning,) = outcome.warnings
+    assert "were not trained with data.split.kind=official" in warning
+    tested = trial_of(study, "text") / "external" / "mimic-radiologist"
+    assert set(read_predictions(tested).record_id) == set(
+        labelled.loc[labelled["part"] == "test", "record_id"]
+    )
+    found = json.loads((tested / "external.json").read_text())
+    assert found["warnings"] == [warning]
+    (step,) = [each for each in found["flow"] if "training or validation" in each["rule"]]
+    assert step["dropped"] == (labelled["part"] != "test").sum()
+
+
+def test_a_cross_validated_model_is_no_single_model_and_a_searchs_trial_no_tested_one(
+    study, tmp_path
+):
+    storage = tmp_path / "storage"
+    shutil.copytree(study.parents[1], storage)
+    result = storage / "trials" / trial_of(study, "image").name / "result.json"
+    content = json.loads(result.read_text())
+    result.write_text(json.dumps({**content, "parts": ["val"]}))
+    with pytest.raises(InputError, match="a search's trial, which leaves the test part alone"):
+        external(result.parent, name="untested")
+    result.write_text(json.dumps({**content, "fits": [{"experiment_id": "f"}]}))
+    with pytest.raises(InputError, match="it is cross-validated, and none of its fits is the mod"):
+        external(result.parent, name="folds")
+
+
+def test_a_fit_of_a_cross_validation_leaves_out_whom_that_fit_has_seen(study):
+    keys = json.loads((trial_of(study, "image") / "result.json").read_text())["keys"]
+    trained = study.parents[1] / "prepared" / keys["cohort"]
+    split = {"kind": "kfold", "folds": 5, "repeat": 1}
+    source = PreparedPhantom(Storage(study.parents[1])).source(config_of("image"))
+    tested, fingerprints = [], set()
+    for fold in range(1, 6):
+        divided = DataConfig.model_validate({"split": {**split, "fold": fold}})
+        fit = ExternalSource(source, trained, divided)
+        fingerprints.add(fit.fingerprint())
+        tested.append(set(fit.select(config_of("image"))[0]["record"]))
+    cohort = set(pd.read_csv(trained / "cohort.csv", dtype=str)["record"])
+    assert cohort <= set().union(*tested)
+    assert sum(len(each & cohort) for each in tested) == len(cohort)
+    assert len(fingerprints) == 5
+
+
+@pytest.mark.slow
+def test_mlflow_holds_the_figures_of_external_tests(study, tested, tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)  # where a database of one's own puts artifacts
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    external(study, *OTHER, name="other", mlflow_uri=uri)
+    client = MlflowClient(uri)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "small"]
+    runs = client.search_runs([experiment.experiment_id])
+    board = pd.read_csv(study / "leaderboard.csv", dtype={"experiment_id": str})
+    board = board[board["test_set"] == "external:other"].set_index("experiment_id")
+    children = [run for run in runs if "experiment_id" in run.data.tags]
+    assert len(children) == len(ARMS)
+    for run in children:
+        row = board.loc[run.data.tags["experiment_id"]]
+        assert run.data.metrics["external_other/auroc"] == pytest.approx(row["auroc"])
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,11 @@ def test_a_share_that_one_part_cannot_reach_is_left_out_with_the_part(
     assert {each.reason for each in thinned.left_out} == {
         "its majority share 0.75 is above that of the part val, 0.600"
     }
+
+
+def test_radiologists_labels_are_no_training_labels(monkeypatch, tmp_path):
+    grid = grid_of("axes: {loss: {bce: {loss.kind: bce}}}", tmp_path)
+    asked = {"cohort.labels": "radiologist"}
+    source = FakeSource(reads=frozenset({"labels"}))
+    with pytest.raises(InputError, match="launch/evaluate.py tests trained models on them"):
+        plan_of(monkeypatch, Storage(tmp_path), experiments_of(grid, asked), source, asked)

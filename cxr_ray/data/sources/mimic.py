@@ -24,6 +24,13 @@ from cxr_ray.data.sources.demographics import (
     open_demographics,
 )
 from cxr_ray.data.sources.groups import GROUP_PREFIX, UNKNOWN
+from cxr_ray.data.sources.mimic_labels import (
+    KEYS,
+    RADIOLOGIST,
+    label_table,
+    read_labels,
+    select_labels,
+)
 from cxr_ray.data.sources.mimic_tables import (
     CATEGORY,
     INTEGER,
@@ -45,7 +52,6 @@ TABLES = ("metadata", "chexpert", "negbio", "split")
 ORIENTATION = "PatientOrientationCodeSequence_CodeMeaning"
 PROCEDURES = ("PerformedProcedureStepDescription", "ProcedureCodeSequence_CodeMeaning")
 PORTABLE = re.compile(r"\bPORT(ABLE)?\b", re.IGNORECASE)
-KEYS = ("subject_id", "study_id")
 # What the leakage audit holds against the label: size before any resizing, date, and view.
 AUDITED = {
     "Columns": "image_width",
@@ -106,6 +112,10 @@ class MimicSource:
     def rules(self, config: CohortConfig) -> dict[str, Any]:
         """Every rule but ``positive``; one record a patient unless asked otherwise."""
         rules = {field: getattr(config, field) for field in sorted(self.reads)}
+        if config.labels == RADIOLOGIST:
+            # Not in the fingerprint: a folder keeps its cohorts when this table joins it.
+            _, content = self._table(label_table(config))
+            rules["radiologist_table"] = sha256(content).hexdigest()
         return rules | {"per_patient": config.per_patient or "earliest"}
 
     def required(self, data: DataConfig) -> tuple[str, ...]:
@@ -125,14 +135,14 @@ class MimicSource:
         """
         rules = config.cohort
         with ThreadPoolExecutor(2) as pool:
-            reading = pool.submit(self._labels, rules)
+            reading = pool.submit(lambda: read_labels(*self._table(label_table(rules)), rules))
             name, raw = self._table("metadata")
             columns = _audited_columns(table_header(name, raw)) | _metadata_columns(rules)
             metadata = read_table(name, raw, columns)
             labels = reading.result()
         selection = Selection(metadata, "images", "all images of the metadata table")
         _select_images(selection, rules)
-        _select_labels(selection, rules, labels)
+        select_labels(selection, rules, labels)
         _one_image_a_study(selection)
         _per_patient(selection, rules.per_patient or "earliest")
         if config.data.split.kind == "official":
@@ -162,6 +172,19 @@ class MimicSource:
     def ensure_written(self) -> None:
         """Nothing to do: the folder is the user's."""
 
+    def label_values(
+        self, labellers: Sequence[str], rules: CohortConfig
+    ) -> list[pd.DataFrame] | None:
+        """Read what each labeller says of the cohort's label, or None where one has no table."""
+        tables = find_tables(self.root)
+        if not set(labellers) <= set(tables):
+            return None
+        read = []
+        for labeller in labellers:
+            asked = rules.model_copy(update={"labels": labeller})
+            read.append(read_labels(*self._table(labeller), asked).assign(labelled=True))
+        return read
+
     def _demographic_tables(self) -> list[Table]:
         return [] if self.demographics is None else self.demographics.tables()
 
@@ -190,29 +213,6 @@ class MimicSource:
     def _read(self, table: str, columns: dict[str, str]) -> pd.DataFrame:
         name, raw = self._table(table)
         return read_table(name, raw, columns)
-
-    def _labels(self, rules: CohortConfig) -> pd.DataFrame:
-        name, raw = self._table(rules.labels)
-        columns = [column for column in table_header(name, raw) if column not in KEYS]
-        if rules.label not in columns or rules.label == "No Finding":
-            known = ", ".join(column for column in columns if column != "No Finding")
-            raise InputError(
-                f"cohort.label: {rules.label!r} is not a label of {name}; it has {known}"
-            )
-        wanted = dict.fromkeys(KEYS, INTEGER) | {rules.label: NUMBER, "No Finding": NUMBER}
-        labels = read_table(name, raw, wanted)
-        labels = labels.rename(columns={rules.label: "value", "No Finding": "no_finding"})
-        repeated = labels.duplicated(list(KEYS))
-        if repeated.any():
-            raise InputError(
-                f"{name}: {int(repeated.sum())} rows repeat a study, the first is data row "
-                f"{int(repeated.to_numpy().argmax()) + 1}; each study must have one"
-            )
-        strange = ~(labels["value"].isna() | labels["value"].isin((1.0, 0.0, -1.0)))
-        if strange.any():
-            value = labels["value"][strange].iloc[0]
-            raise InputError(f"{name}: {rules.label} is {value:g}; it must be 1, 0, -1 or blank")
-        return labels
 
     def _official_parts(self, selection: Selection) -> None:
         split = self._read("split", {"dicom_id": TEXT, "split": TEXT})
@@ -302,30 +302,6 @@ def _portable(frame: pd.DataFrame) -> np.ndarray:
         matches = [PORTABLE.search(name) is not None for name in names.categories] + [False]
         portable |= np.array(matches, bool)[names.codes.to_numpy()]
     return portable
-
-
-def _select_labels(selection: Selection, rules: CohortConfig, labels: pd.DataFrame) -> None:
-    """Join the label table and keep what is positive or negative."""
-    selection.frame = selection.frame.merge(
-        labels, how="left", on=list(KEYS), indicator="labelled", sort=False
-    )
-    labelled = (selection.frame["labelled"] == "both").to_numpy()
-    selection.keep("no row in the label table", labelled)
-    if rules.uncertain == "drop":
-        selection.keep("uncertain label", (selection.frame["value"] != -1).to_numpy())
-    value = selection.frame["value"].to_numpy()
-    no_finding = selection.frame["no_finding"].to_numpy() == 1
-    positive = (value == 1) | ((value == -1) & (rules.uncertain == "positive"))
-    negative = {
-        "no_finding": no_finding,
-        "label_negative": value == 0,
-        "not_positive": ~positive,
-    }[rules.negative] | ((value == -1) & (rules.uncertain == "negative"))
-    contradictory = positive & no_finding
-    selection.frame = selection.frame.assign(label=positive.astype(np.int8))
-    kept = positive | negative
-    selection.keep("neither positive nor negative", kept)
-    selection.keep("both positive and No Finding", ~contradictory[kept])
 
 
 def _one_image_a_study(selection: Selection) -> None:

@@ -1,4 +1,4 @@
-"""Finding and reading MIMIC-CXR-JPG's four tables, whatever their version, zipped or not."""
+"""Finding and reading MIMIC-CXR-JPG's tables, whatever their version, zipped or not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLE_NAME = re.compile(
-    r"mimic-cxr-(?P<version>\d[0-9A-Za-z.]*?)-(?P<table>metadata|split|chexpert|negbio)\.csv(\.gz)?"
+    r"mimic-cxr-(?P<version>\d[0-9A-Za-z.]*?)-"
+    r"(?P<table>metadata|split|chexpert|negbio|test-set-labeled)\.csv(\.gz)?"
 )
+# Released with 2.1.0, beside tables that are still called 2.0.0.
+OF_ANY_VERSION = "test-set-labeled"
 CATEGORY, TEXT, INTEGER, NUMBER = "category", "text", "integer", "number"
 
 
@@ -33,7 +36,7 @@ def find_tables(root: Root) -> dict[str, str]:
         If there is no metadata table, a table is there twice, or versions are mixed.
     """
     found = [match for name in root.names() if (match := TABLE_NAME.fullmatch(name))]
-    versions = sorted({match["version"] for match in found})
+    versions = sorted({m["version"] for m in found if m["table"] != OF_ANY_VERSION})
     if len(versions) > 1:
         raise InputError(
             f"{root.uri}: tables of versions {' and '.join(versions)} lie side by side; keep one"

@@ -80,7 +80,7 @@ class PhantomSource(MimicSource):
             write_phantom(self.config, Path(self.root.uri))
 
     def _table(self, table: str) -> tuple[str, bytes]:
-        if self.root.exists():
+        if self.root.exists() or table not in phantom_tables(self.config).tables:
             return super()._table(table)
         return f"mimic-cxr-2.0.0-{table}.csv", phantom_tables(self.config).tables[table]
 
