@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cxr_ray.errors import InputError
-from cxr_ray.sweep.space import Value
+from cxr_ray.sweep.parameter import Value
 
 ASKED_FILE = "asked.jsonl"
 

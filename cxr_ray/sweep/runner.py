@@ -122,12 +122,12 @@ def run_trials(
     with Heartbeat() as heartbeat:
         handout = _Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
         while not handout.over:
-            handout.all_handed_out = False
+            if not handout.look():
+                time.sleep(WAIT_SECONDS)  # others train what is left
+                continue
             _tune(handout, need, slots)
             if handout.release_all() or not handout.all_handed_out:
                 break  # interrupted
-            if not handout.over:
-                time.sleep(WAIT_SECONDS)  # others train what is left
     return handout.failed
 
 
@@ -153,7 +153,8 @@ class _Handout(Searcher):
         self._pruned: dict[str, str] = {}
         self._histories: dict[str, list[dict[str, Any]]] = {}
         self.failed: dict[str, str] = {}
-        self.all_handed_out = self.over = False
+        self._found: dict[str, Any] | None = None
+        self.all_handed_out = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher for a restore of its own, which is never used.
@@ -161,38 +162,52 @@ class _Handout(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the next job, None while others' trials are waited for, or that all is over."""
+        if self._found is None:
+            self.look()
+        if self._found is None:
+            waits = bool(self._elsewhere and self._running)
+            return None if waits else str(Searcher.FINISHED)
+        job, self._found = self._found, None
+        return job
+
+    def look(self) -> bool:
+        """Take the next lease that can be had; False where there is none now, or nothing left."""
+        self.all_handed_out = False
         for _ in range(len(self._elsewhere)):
-            if job := self._hand_out(self._elsewhere.popleft()):
-                return job
+            if self._hand_out(self._elsewhere.popleft()):
+                return True
         while member := self._queue.next():
-            if job := self._hand_out(member):
-                return job
-        if self._elsewhere and self._running:
-            return None
-        self.all_handed_out, self.over = True, not self._elsewhere
-        return str(Searcher.FINISHED)
+            if self._hand_out(member):
+                return True
+        self.all_handed_out = True
+        return False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left, here or with other drivers."""
+        return self.all_handed_out and not self._elsewhere
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Do nothing: the callback has been told."""
 
-    def _hand_out(self, member: Member) -> dict[str, Any] | None:
-        """Take a member's lease and make its job, or None where it needs none from here."""
+    def _hand_out(self, member: Member) -> bool:
+        """Take a member's lease and make its job; False where it needs none from here."""
         identity = member.trained_id
         if self._storage.is_finished(identity, self._queue.parts):
             self._queue.ended(member, "finished")
-            return None
+            return False
         running = self._storage.running / identity
         lease = acquire_lease(running, self._driver)
         if lease is None:
             self._elsewhere.append(member)
-            return None
+            return False
         if self._storage.is_finished(identity, self._queue.parts):
             # Another driver finished it after this one had looked.
             shutil.rmtree(running, ignore_errors=True)
             self._queue.ended(member, "finished")
-            return None
+            return False
         trained = self._storage.trials / identity
         if trained.exists() and not (trained / WEIGHTS_FILE).exists():
             # Trained for its validation figures alone, and its weights are gone.
@@ -209,7 +224,8 @@ class _Handout(Searcher):
             git_commit=self._git_commit,
             **asdict(self._need),
         )
-        return {"job": asdict(job)}
+        self._found = {"job": asdict(job)}
+        return True
 
     def started(self, identity: str) -> None:
         """Pass a trial's start on."""
@@ -239,7 +255,7 @@ class _Handout(Searcher):
         elif identity in self._pruned and not self._storage.is_finished(
             identity, self._queue.parts
         ):
-            kind, figures = "pruned", {"reason": self._pruned[identity], "history": history}
+            kind, figures = "pruned", {"reason": self._pruned.pop(identity), "history": history}
             self._drop_checkpoint(identity)
         elif not self._storage.is_finished(identity, self._queue.parts):
             # Its lease went to another driver, or it was interrupted.

@@ -9,8 +9,9 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.grid import Experiment
+from cxr_ray.sweep.parameter import Value
 from cxr_ray.sweep.plan import Member, Plan, cannot_reach, make_member, make_plan
-from cxr_ray.sweep.space import Space, Value, check_values, pack_values
+from cxr_ray.sweep.space import Space, check_values, pack_values
 
 DEFAULT_TRIALS = 40
 SHARE = "data.majority_share"

@@ -15,8 +15,8 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.report.result_table import ResultTable, format_share
 from cxr_ray.report.search_gain import GAIN_FILE, describe_gain, measure_gain
 from cxr_ray.storage import Storage, write_whole
+from cxr_ray.sweep.parameter import Value
 from cxr_ray.sweep.search import Search, SearchTrial
-from cxr_ray.sweep.space import Value
 from cxr_ray.sweep.study import Study
 
 TRIALS_FILE = "search.csv"
