@@ -132,8 +132,9 @@ class Search:
         reached = self._report(trial, len(trial.history) - 1)
         train, epoch = member.config.train, int(figures["epoch"])
         ends = epoch + 1 >= train.max_epochs or epoch - figures["best_epoch"] > train.patience
-        if ends or not self._optuna[trial.asked.number].should_prune():
-            return None
+        prune = self._optuna[trial.asked.number].should_prune()  # also notes the rung reached
+        if ends or not prune or trial is self.reference():
+            return None  # what the winner is compared with is trained to its end
         return (
             f"pruned at epoch {epoch + 1}: its {self.space.objectives[0]} of {reached:.4f} is not "
             f"among the better ones there ({self.space.pruner})"

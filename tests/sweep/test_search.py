@@ -102,6 +102,16 @@ def test_a_pruned_trial_is_never_run_again(study):
     assert again.study.trials[4].intermediate_values == {1: 0.1}
 
 
+def test_trial_0_is_trained_to_its_end_however_poor_it_is(study):
+    search = study.search(trials=6)
+    first, others = search.next(), [search.next() for _ in range(5)]
+    for member in others:
+        epochs(search, member, [0.8, 0.9])
+        study.finish(member, [0.8, 0.9])
+        search.ended(member, "finished")
+    assert epochs(search, first, [0.1, 0.1, 0.1, 0.1]) is None
+
+
 def test_a_trial_that_ends_by_itself_is_not_pruned_at_its_end(study):
     study.run(study.search(trials=6), lambda member: [0.5, 0.6])
     search = study.search(trials=8)
