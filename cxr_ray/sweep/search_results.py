@@ -63,7 +63,8 @@ def write_results(
     )
     shown = [table_of_trials(search), "\n".join(said)]
     if command is not None:
-        shown.append(f"Repeat the two with several seeds: {command}")
+        here = command.replace(_place(study), shlex.quote(str(folder / BEST_FILE)))
+        shown.append(f"The winner and trial 0 with five seeds: {here}")
     return shown
 
 
@@ -220,9 +221,14 @@ def _write_best(
         "axes": {"values": levels},
     }
     write_whole(study.folder / BEST_FILE, yaml.safe_dump(grid, sort_keys=False))
-    words = _without(shlex.split(study.record["command"]), _SEARCH_FLAGS)
-    where = f"STORAGE/studies/{study.name}/{BEST_FILE}"
-    return shlex.join([*words, "--grid", where, "--seeds", "5", "--study", f"{study.name}-best"])
+    words = shlex.join(_without(shlex.split(study.record["command"]), _SEARCH_FLAGS))
+    again = shlex.join(["--seeds", "5", "--study", f"{study.name}-best"])
+    return f"{words} --grid {_place(study)} {again}"
+
+
+def _place(study: Study) -> str:
+    """Name the best config's file without the storage's own path, since pages travel."""
+    return f"STORAGE/studies/{study.name}/{BEST_FILE}"
 
 
 def _without(words: Sequence[str], flags: Sequence[str]) -> list[str]:
