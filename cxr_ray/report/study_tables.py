@@ -83,7 +83,8 @@ def write_study_tables(
     # Only on the full test set do models of different class ratios see the same patients.
     full = tables.leaderboard[tables.leaderboard["test_set"] == "full"]
     if not full.empty:
-        figure = comparison_figure(full.assign(name=full["experiment_id"].map(names)))
+        # a copy in one piece: pandas warns of a wide table that was put together by column
+        figure = comparison_figure(full.copy().assign(name=full["experiment_id"].map(names)))
         figure.savefig(folder / "auroc.png", dpi=100, bbox_inches="tight")
     return "\n\n".join([where, *(table.to_text() for table in shown), *notes])
 
