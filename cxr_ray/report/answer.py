@@ -13,14 +13,19 @@ from cxr_ray.report.detectable import power_clause
 from cxr_ray.report.fold_comparison import METHOD as RESAMPLED
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.result_table import MISSING, format_share
+from cxr_ray.report.seed_summary import named_arms
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """The finished trials of one arm, a row of the full test set for each training seed."""
+    """The finished trials of one arm, a row of the full test set for each training seed.
+
+    ``interval`` holds ``auroc_low`` and ``auroc_high``: of the one model, or of the mean.
+    """
 
     name: str
     rows: tuple[Mapping[str, Any], ...]
+    interval: Mapping[str, Any]
 
     @property
     def auroc(self) -> float:
@@ -60,7 +65,7 @@ def answer(
         ended = (tables.leaderboard["status"] == "failed").sum()
         how = f" ({ended} of {len(study['members'])} failed)" if ended else ""
         return [f"No trial of this study has finished{how}, so that there is no answer yet."]
-    arms = _arms(full)
+    arms = _arms(full, tables.summary)
     return [
         _subject(study, cohorts, full, arms).removesuffix(".") + (f"; {leak}." if leak else "."),
         _separation(arms, tables.comparisons),
@@ -68,11 +73,17 @@ def answer(
     ]
 
 
-def _arms(full: Sequence[Mapping[str, Any]]) -> list[_Arm]:
+def _arms(full: Sequence[Mapping[str, Any]], summary: pd.DataFrame) -> list[_Arm]:
+    named = named_arms(summary, merge=False)
+    full_rows = named[named["test_set"] == "full"].to_dict("records")
+    pooled = {row["name"]: {str(key): value for key, value in row.items()} for row in full_rows}
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in full:
         found.setdefault(row["name"].removesuffix(f"-seed{row['seed']}"), []).append(row)
-    return [_Arm(name, tuple(rows)) for name, rows in found.items()]
+    return [
+        _Arm(name, tuple(rows), pooled.get(name, {}) if len(rows) > 1 else rows[0])
+        for name, rows in found.items()
+    ]
 
 
 def _subject(
@@ -181,13 +192,11 @@ def _highest(arms: Sequence[_Arm]) -> str:
         what = "The highest AUROC"
         sizes = {(int(row["n"]), int(row["n_positive"])) for arm in scored for row in arm.rows}
         what += ", over test sets that differ," if len(sizes) > 1 else ""
-    if len(best.rows) > 1:
-        mean = format_share(best.auroc)
-        return f"{what} is {mean} ({best.name}, mean of {len(best.rows)} seeds)"
-    row = best.rows[0]
-    low, high = (format_share(_number(row.get(f"auroc_{side}"))) for side in ("low", "high"))
+    bounds = (_number(best.interval.get(f"auroc_{side}")) for side in ("low", "high"))
+    low, high = (format_share(bound) for bound in bounds)
     interval = "" if MISSING in (low, high) else f" [{low}, {high}]"
-    return f"{what} is {format_share(best.auroc)}{interval} ({best.name})"
+    seeds = f", mean of {len(best.rows)} seeds" if len(best.rows) > 1 else ""
+    return f"{what} is {format_share(best.auroc)}{interval} ({best.name}{seeds})"
 
 
 def _use(

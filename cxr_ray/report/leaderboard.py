@@ -14,6 +14,7 @@ from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_co
 from cxr_ray.report.external import PREFIX, external_folders, score_external
 from cxr_ray.report.external_section import EXTERNAL_TABLE_FILE, external_table
 from cxr_ray.report.scoring import TEST_SETS, score_folder
+from cxr_ray.report.seed_summary import pool_seeds
 from cxr_ray.report.subgroups import SUBGROUPS_FILE, read_subgroups, subgroup_table
 from cxr_ray.report.trial_folder import RESULT_FILE, read_result
 
@@ -46,7 +47,7 @@ class StudyTables:
     leaderboard
         One row a trial and test set, those of external tests last.
     summary
-        Pooled over seeds.
+        One row an arm and test set, pooled over seeds.
     sensitivity
         One row a multimodal trial, perturbation and metric, those of external tests last.
     contribution
@@ -194,7 +195,7 @@ def collect_tables(
     leaderboard = _ordered(pd.DataFrame(rows), axes)
     return StudyTables(
         leaderboard=leaderboard,
-        summary=_pool_seeds(leaderboard, axes),
+        summary=pool_seeds(leaderboard, trials, members, config),
         sensitivity=pd.DataFrame(sensitivity, columns=[*_IDENTITY, *_SENSITIVITY, *axes]),
         contribution=pd.DataFrame(contribution, columns=[*_IDENTITY, *_CONTRIBUTION, *axes]),
         comparisons=compare_trials(trials, study, ended, config),
@@ -213,17 +214,3 @@ def _ordered(table: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
     trailing = [*_TRAINING, "status", "reason", *axes]
     further = [name for name in table.columns if name not in {*leading, *trailing}]
     return table.reindex(columns=[*leading, *further, *trailing])
-
-
-def _pool_seeds(leaderboard: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
-    """Average each metric over seeds, with its standard deviation where there are several."""
-    done = leaderboard[(leaderboard["status"] == "done") & leaderboard["test_set"].notna()]
-    by = ["modality", "dataset", "loss", *axes, "test_set"]
-    grouped = done.groupby(by, sort=False, dropna=False)
-    pooled = grouped.agg(
-        seeds=("seed", "nunique"), n=("n", "first"), n_positive=("n_positive", "first")
-    )
-    metrics = [name for name in leaderboard.columns if name.removesuffix("_at_val") in METRICS]
-    means = grouped[metrics].mean()
-    spreads = grouped[metrics].std().add_suffix("_sd")
-    return pd.concat([pooled, means, spreads], axis=1).reset_index()

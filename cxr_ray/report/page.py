@@ -31,6 +31,7 @@ from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_table
 from cxr_ray.report.paper_tables import describe_means, paper_tables
 from cxr_ray.report.result_table import format_share
 from cxr_ray.report.search_page import search_answer, search_content
+from cxr_ray.report.seed_summary import seed_section
 from cxr_ray.report.shown_use import describe_use
 from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
@@ -226,6 +227,7 @@ def _content(
         row["said"] = _name_levels(row)
     sensitivity = _rows(tables.sensitivity, names)
     contribution = _rows(tables.contribution, names)
+    seeds = seed_section(tables.summary)
     calibrated = calibration_section(storage, done, tables.net_benefit)
     if calibrated is not None:
         calibrated |= {name: _picture(calibrated[name]) for name in ("reliability", "decision")}
@@ -241,7 +243,8 @@ def _content(
         "pending": [name for identity, name in names.items() if identity not in listed],
         "metrics": LEADERBOARD_METRICS,
         "means": describe_means(tables.leaderboard),
-        "forest": _picture(_forest(done)),
+        "seeds": seeds,
+        "forest": _picture(_forest(done, seeds)),
         "papers": papers.tables,
         "sensitivity": [row for row in sensitivity if row["metric"] == "auroc"],
         "further_sensitivity": [row for row in sensitivity if row["metric"] != "auroc"],
@@ -331,9 +334,9 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _forest(done: Sequence[Mapping[str, Any]]) -> Figure | None:
-    full = [row for row in done if row["test_set"] == "full"]
-    return comparison_figure(pd.DataFrame(full)) if full else None
+def _forest(done: Sequence[Mapping[str, Any]], seeds: Mapping[str, Any] | None) -> Figure | None:
+    full = pd.DataFrame([row for row in done if row["test_set"] == "full"])
+    return None if full.empty else comparison_figure(seeds["forest"] if seeds else full)
 
 
 def _shuffles(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Figure | None:

@@ -128,7 +128,7 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
     """
     _need(leaderboard, "leaderboard", "modality dataset loss seed test_set n n_positive".split())
     _need(leaderboard, "leaderboard", PRINTED_METRICS)
-    rows, ended = [], {}
+    rows, ended = [], describe_ended(leaderboard)
     figures = ["experiment_id", "n", "n_positive", *PRINTED_METRICS]
     equal = leaderboard.duplicated(figures, keep=False) & _is_done(leaderboard)
     leaderboard = leaderboard.assign(test_set=leaderboard["test_set"].mask(equal, "both"))
@@ -137,8 +137,6 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
     done = _is_done(leaderboard).tolist()
     for name, ok, row in zip(names, done, leaderboard.to_dict("records"), strict=True):
         if not ok:
-            reason = row.get("reason")
-            ended[name] = f"{row['status']}: {reason}" if isinstance(reason, str) else row["status"]
             continue
         area = format_share(row["auroc"])
         low, high = (format_share(row.get(f"auroc_{side}")) for side in ("low", "high"))
@@ -161,10 +159,9 @@ def leaderboard_table(leaderboard: pd.DataFrame) -> ResultTable:
         "which models of every class ratio are compared; both: they are the same."
     ]
     sentences += describe_means(leaderboard)
-    sentences += [f"{name} {reason}." for name, reason in ended.items()]
     return ResultTable(
         title="Leaderboard",
-        caption=" ".join(sentences),
+        caption=" ".join([*sentences, *ended]),
         columns=("trial", "test set", "n", "pos", "acc", "prec", "rec", "F1", "AUROC", "AP"),
         rows=tuple(rows),
     )
@@ -187,6 +184,18 @@ def _means_of_folds(leaderboard: pd.DataFrame) -> list[str]:
         return []
     found = leaderboard["auroc_method"].astype(str).str.extract(r"(mean of \d+ folds)")[0]
     return sorted(found.dropna().unique())
+
+
+def describe_ended(leaderboard: pd.DataFrame) -> list[str]:
+    """Say of each trial that did not end well how it ended."""
+    ended = leaderboard[~_is_done(leaderboard)]
+    said = []
+    for name, row in zip(_trial_names(ended), ended.to_dict("records"), strict=True):
+        reason = row.get("reason")
+        said.append(
+            f"{name} {row['status']}" + (f": {reason}." if isinstance(reason, str) else ".")
+        )
+    return said
 
 
 def _paper_table(

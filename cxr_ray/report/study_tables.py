@@ -1,5 +1,6 @@
 """The tables that a study ends with: the paper's figures with ours beside them, the leaderboard."""
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,15 +13,23 @@ import pandas as pd
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.figures import comparison_figure
 from cxr_ray.evaluation.multiplicity import holm
+from cxr_ray.evaluation.seeds import crossed_delong
 from cxr_ray.report.calibration_section import calibration_sentence
 from cxr_ray.report.comparisons import LEVEL, comparisons_table
 from cxr_ray.report.fold_comparison import UnlikeFoldsError, compare_fits
 from cxr_ray.report.leaderboard import StudyTables
 from cxr_ray.report.out_of_fold import Fit, read_fits
-from cxr_ray.report.paper_tables import Arm, leaderboard_table, paper_tables
+from cxr_ray.report.paper_tables import (
+    Arm,
+    describe_ended,
+    describe_means,
+    leaderboard_table,
+    paper_tables,
+)
 from cxr_ray.report.result_table import ResultTable, format_share
+from cxr_ray.report.seed_summary import has_several_seeds, named_arms, summary_table
 from cxr_ray.report.subgroups import describe_gaps
-from cxr_ray.report.trial_folder import read_predictions
+from cxr_ray.report.trial_folder import Predictions, read_predictions
 from cxr_ray.storage import write_whole
 
 TABLES_FILE = "tables.md"
@@ -53,7 +62,13 @@ def write_study_tables(
         tables = replace(tables, leaderboard=tables.leaderboard[tested])
     separates = compare_arms(trials, study["members"], tables.leaderboard)
     found = paper_tables(tables.leaderboard, tables.sensitivity, separates=separates)
-    shown: list[ResultTable] = [*found.tables, leaderboard_table(tables.leaderboard)]
+    several = has_several_seeds(tables.summary)
+    shown: list[ResultTable] = [*found.tables]
+    if several:
+        notes_of = (*describe_means(tables.leaderboard), *describe_ended(tables.leaderboard))
+        shown.append(summary_table(tables.summary, notes_of))
+    else:
+        shown.append(leaderboard_table(tables.leaderboard))
     if not tables.comparisons.empty:
         seeds = len({each["seed"] for each in study["members"]})
         shown.append(comparisons_table(tables.comparisons, seeds))
@@ -81,10 +96,13 @@ def write_study_tables(
         name = table.title.partition(":")[0].lower().replace(" ", "_")
         write_whole(folder / f"table_{name}.csv", table.to_csv())
     # Only on the full test set do models of different class ratios see the same patients.
-    full = tables.leaderboard[tables.leaderboard["test_set"] == "full"]
+    drawn = named_arms(tables.summary, merge=False) if several else tables.leaderboard
+    full = drawn[drawn["test_set"] == "full"]
     if not full.empty:
-        # a copy in one piece: pandas warns of a wide table that was put together by column
-        figure = comparison_figure(full.copy().assign(name=full["experiment_id"].map(names)))
+        if not several:
+            # a copy in one piece: pandas warns of a wide table that was put together by column
+            full = full.copy().assign(name=full["experiment_id"].map(names))
+        figure = comparison_figure(full)
         figure.savefig(folder / "auroc.png", dpi=100, bbox_inches="tight")
     return "\n\n".join([where, *(table.to_text() for table in shown), *notes])
 
@@ -125,56 +143,65 @@ def sensitivity_table(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Re
 def compare_arms(
     trials: Path, members: Sequence[Mapping[str, Any]], leaderboard: pd.DataFrame
 ) -> dict[tuple[Arm, Arm], bool]:
-    """Tell which arms' AUROCs separate: paired DeLong on the own test set, Holm at .05.
+    """Tell which arms' AUROCs separate on the own test set, after Holm's correction, at .05.
 
-    Cross-validated arms are compared over their folds, by the corrected resampled t-test.
-
-    The family is every pair of arms on the same data set, since the paper's tables rank those.
-    Arms with several seeds or further axes are not compared here.
+    One seed: paired DeLong. From three seeds that both arms have: their means, crossed with
+    patients; two seeds are not compared. Cross-validated arms: over their folds, by the corrected
+    resampled t-test. The family is every pair of arms on the same data set, since the paper's
+    tables rank those. Arms with further axes are not compared here.
     """
     folded = {member["experiment_id"] for member in members if "fits" in member}
     done = set(leaderboard.loc[leaderboard["status"] == "done", "experiment_id"])
-    by_arm: dict[Arm, list[str]] = {}
+    by_arm: dict[Arm, dict[int, str]] = {}
+    repeated = set()
     for member in members:
         if member["experiment_id"] in done:
             arm = (member["modality"], member["dataset"], member["loss"])
-            by_arm.setdefault(arm, []).append(member["experiment_id"])
-    arms = [arm for arm, ids in by_arm.items() if len(ids) == 1]
-    predictions = {
-        arm: read_predictions(trials / by_arm[arm][0])
-        for arm in arms
-        if by_arm[arm][0] not in folded
-    }
-    fits = {arm: read_fits(trials / by_arm[arm][0]) for arm in arms if by_arm[arm][0] in folded}
+            own = by_arm.setdefault(arm, {})
+            if member["seed"] in own:
+                repeated.add(arm)
+            own[member["seed"]] = member["experiment_id"]
+    arms = [arm for arm in by_arm if arm not in repeated]
     pairs = [(a, b) for a, b in itertools.combinations(arms, 2) if a[1] == b[1]]
+    read = functools.cache(lambda identity: read_predictions(trials / identity))
+    fits = functools.cache(lambda identity: read_fits(trials / identity))
     p_values = []
     for first, second in pairs:
-        if first in fits and second in fits:
-            p_values.append(_compare_own_folds(fits[first], fits[second]))
-            continue
-        if first in fits or second in fits:
+        seeds = sorted(by_arm[first].keys() & by_arm[second].keys())
+        one, other = ([by_arm[arm][seed] for seed in seeds] for arm in (first, second))
+        if len(seeds) == 1 and len(by_arm[first]) + len(by_arm[second]) > 2:
+            p_values.append(np.nan)  # the tables show means, and one seed is none
+        elif not folded & {*one, *other}:
+            p_values.append(_compare_own([read(i) for i in one], [read(i) for i in other]))
+        elif {*one, *other} <= folded:
+            p_values.append(_compare_own_folds([fits(i) for i in one], [fits(i) for i in other]))
+        else:
             p_values.append(np.nan)
-            continue
-        one, other = predictions[first], predictions[second]
-        rows = one.rows("test", "own")
-        if not np.array_equal(one.record_id[rows], other.record_id[other.rows("test", "own")]):
-            p_values.append(np.nan)
-            continue
-        test = delong_test(
-            one.label[rows],
-            one.logit[rows],
-            other.logit[other.rows("test", "own")],
-            groups=one.group[rows],
-        )
-        p_values.append(test.p_value)
     adjusted = holm(p_values)
     return {
         pair: bool(p <= LEVEL) for pair, p in zip(pairs, adjusted, strict=True) if not np.isnan(p)
     }
 
 
-def _compare_own_folds(first: list[Fit], second: list[Fit]) -> float:
+def _compare_own(first: Sequence[Predictions], second: Sequence[Predictions]) -> float:
+    """Compare two arms, a model a seed; NaN where they cannot be compared."""
+    models = [*first, *second]
+    tested = [model.rows("test", "own") for model in models]
+    if not models or any(
+        not np.array_equal(model.record_id[rows], models[0].record_id[tested[0]])
+        for model, rows in zip(models, tested, strict=True)
+    ):
+        return float("nan")
+    logits = [model.logit[rows] for model, rows in zip(models, tested, strict=True)]
+    label, groups = models[0].label[tested[0]], models[0].group[tested[0]]
+    if len(first) == 1:
+        return delong_test(label, logits[0], logits[1], groups=groups).p_value
+    seeds = len(first)
+    return crossed_delong(label, logits[:seeds], logits[seeds:], groups=groups).p_value
+
+
+def _compare_own_folds(first: Sequence[list[Fit]], second: Sequence[list[Fit]]) -> float:
     try:
-        return compare_fits([first], [second], {"auroc": "auroc"}, "own")["auroc"].p_value
+        return compare_fits(first, second, {"auroc": "auroc"}, "own")["auroc"].p_value
     except UnlikeFoldsError:
         return float("nan")

@@ -84,8 +84,11 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def make_study(root, ended=()):
+def make_study(root, ended=(), seeds=1):
     """Write a storage with a study of six models: one failed and one not trained yet."""
+    # every arm again with further seeds, of which all have finished
+    ids = [(arm, identity, 0) for arm, identity in IDS.items()]
+    ids += [(a, f"{int(i, 16) + 16 * n:016x}", n) for n in range(1, seeds) for a, i in IDS.items()]
     study = {
         "name": "small",
         "title": TITLE,
@@ -99,14 +102,14 @@ def make_study(root, ended=()):
         "members": [
             {
                 "experiment_id": identity,
-                "name": f"{modality}-full-{loss}",
+                "name": f"{modality}-full-{loss}" + f"-seed{seed}" * (seed > 0),
                 "modality": modality,
                 "dataset": "full",
                 "loss": loss,
-                "seed": 0,
+                "seed": seed,
                 "further": {},
             }
-            for (modality, loss), identity in IDS.items()
+            for (modality, loss), identity, seed in ids
         ],
         "left_out": [],
         "version": "0.0",
@@ -114,7 +117,7 @@ def make_study(root, ended=()):
         "command": "python launch/sweep.py --grid small",
     }
     write_cohort(root / "prepared" / ("c" * 16))
-    for (modality, _), identity in IDS.items():
+    for (modality, _), identity, _ in ids:
         if identity not in {FAILED, PENDING, *ended}:
             write_trial(root / "trials" / identity, modality, int(identity, 16))
     failed = dict.fromkeys([FAILED, *ended], {"status": "failed", "reason": REASON})
@@ -205,7 +208,18 @@ def page(study_folder):
     return Page(rebuild_page(study_folder))
 
 
-def test_every_figure_is_its_csv_figure_rounded(page, study_folder):
+@pytest.fixture(scope="module")
+def seeded_folder(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("seeded"), seeds=3)
+
+
+@pytest.fixture(scope="module")
+def seeded_page(seeded_folder):
+    return Page(rebuild_page(seeded_folder))
+
+
+def check_figures(page, study_folder):
+    """Hold every figure of a page against its CSV; the files that it shows."""
     tables = {}
     assert len(page.figures) > 200
     for file, place, attributes, text in page.figures:
@@ -223,9 +237,40 @@ def test_every_figure_is_its_csv_figure_rounded(page, study_folder):
             digits = len(text.partition(".")[2])
             assert float(text) == float(f"{float(there):.{digits}f}")
             assert digits in {0, 1, 4}
-    expected = {"leaderboard.csv", "comparisons.csv", "sensitivity.csv", "contribution.csv"}
-    expected |= {"audit.csv", "rescored.csv"}
-    assert set(tables) == expected
+    return set(tables)
+
+
+EVERY_FILE = {"leaderboard.csv", "comparisons.csv", "sensitivity.csv", "contribution.csv"} | {
+    "audit.csv",
+    "rescored.csv",
+}
+
+
+def test_every_figure_is_its_csv_figure_rounded(page, study_folder):
+    assert check_figures(page, study_folder) == EVERY_FILE
+
+
+def test_several_seeds_are_shown_by_arm_with_every_model_folded_away(seeded_page, seeded_folder):
+    assert check_figures(seeded_page, seeded_folder) == EVERY_FILE | {"summary.csv"}
+    _, *arms = seeded_page.cells["summary.csv"]
+    assert {line[0] for line in arms} == {f"{m}-full-{loss}" for m, loss in IDS}
+    assert len(arms) == len(IDS)
+    assert arms[0][1:3] == ["both", "3"]
+    text = " ".join(seeded_page.text.split())
+    assert "Mean over 2 to 3 training seeds ± standard deviation over seeds" in text
+    assert "Every trained model (16 rows)" in text
+    shown = {each[2]["data-column"] for each in seeded_page.figures if each[0] == "summary.csv"}
+    assert {"auroc", "auroc_sd", "auroc_low", "auroc_high", "f1_sd", "n_seeds"} <= shown
+
+
+def test_the_answer_over_seeds_has_the_interval_of_the_mean(seeded_page, seeded_folder):
+    summary = pd.read_csv(seeded_folder / "summary.csv")
+    best = summary.loc[summary["auroc"].idxmax()]
+    area, low, high = (format_share(best[f"auroc{end}"]) for end in ("", "_low", "_high"))
+    name = "-".join(best[["modality", "dataset", "loss"]])
+    seeds = f"mean of {best['n_seeds']} seeds"
+    interval = "" if low == "-" else f" [{low}, {high}]"
+    assert f"The highest AUROC is {area}{interval} ({name}, {seeds})" in seeded_page.text
 
 
 def test_every_row_of_comparisons_modality_use_and_audit_is_shown(page, study_folder):
