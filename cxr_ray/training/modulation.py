@@ -23,8 +23,8 @@ class GradientModulation:
     -----
     Peng et al. 2022: with s the summed probability of the true class by each modality alone over
     the batch (eq. 8) and rho its ratio to the other modality's (eq. 9), the leading encoder's
-    gradient is multiplied by 1 - tanh(alpha rho) (eq. 10), and noise of the spread of a slowed
-    gradient is added to it (eq. 12), so that what stochastic gradients do for generalization
+    gradient is multiplied by 1 - tanh(alpha rho) (eq. 10), and noise of the spread that it had
+    before is added to it (eq. 12), so that what stochastic gradients do for generalization
     is not slowed too. Confidences are those of the global batch and the noise is drawn
     alike on every worker, so that any number of workers steps along the same gradients. No noise
     goes where a gradient is 0, as in the embedding of a word that the batch does not hold.
@@ -56,7 +56,8 @@ class GradientModulation:
 
 
 def _slow(gradient: Tensor, factor: float, generator: torch.Generator) -> None:
+    spread = gradient.std() if gradient.ndim > 1 else None
     gradient *= factor
-    if gradient.ndim > 1:  # biases and normalisation are left without noise
+    if spread is not None:  # biases and normalisation are left without noise
         noise = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype)
-        gradient += noise.to(gradient.device) * gradient.std() * (gradient != 0)
+        gradient += noise.to(gradient.device) * spread * (gradient != 0)

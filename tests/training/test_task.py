@@ -124,8 +124,9 @@ def test_the_leading_encoder_is_slowed_by_the_published_factor_and_the_other_is_
     task = task_of(fusion__modulation=0.8)
     batch = batch_of()
     head = task.model.head.linear
-    with torch.no_grad():  # the text alone says nothing, the image a little too much of class 1
+    with torch.no_grad():  # the text alone says nothing, the image a little of its own
         head.weight[0, 32:] = 0
+        head.weight[0, :32] *= -1
         head.bias.fill_(0.4)
     plain = gradients(task)
     features = task.model.encode(batch)
@@ -138,7 +139,8 @@ def test_the_leading_encoder_is_slowed_by_the_published_factor_and_the_other_is_
     factor = 1 - math.tanh(0.8 * right[lead] / right[other])
     task.adjust_gradients(World(), 0)
     slowed = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
-    assert 0 < factor < 0.5
+    assert lead == "image" and 0 < factor < 0.5
+    spreads = {}
     for name, gradient in plain.items():
         if not name.startswith(f"model.encoders.{lead}"):
             assert torch.equal(slowed[name], gradient), name
@@ -147,8 +149,10 @@ def test_the_leading_encoder_is_slowed_by_the_published_factor_and_the_other_is_
         else:
             noise = slowed[name] - gradient * factor
             assert (noise[gradient == 0] == 0).all()
-            if gradient.numel() > 500 and (gradient != 0).all():
-                assert noise.std() == pytest.approx(factor * gradient.std(), rel=0.2), name
+            moved = noise[gradient != 0]
+            if len(moved) > 100:
+                spreads[name] = float(moved.std() / gradient.std())
+    assert spreads and all(each == pytest.approx(1, rel=0.2) for each in spreads.values())
     with pytest.raises(KeyError):
         task.adjust_gradients(World(), 0)  # the confidences of the step before are gone
 
