@@ -143,10 +143,7 @@ def select_cohort(source: Source, config: ExperimentConfig, *, check_files: bool
     _check_records(frame, source, flow)
     frame["part"] = _parts(frame, source, config)
     if check_files:
-        _check_classes(frame, source)
-        if config.data.split.kind == "kfold":
-            patient, label = frame["patient"].to_numpy(object), frame["label"].to_numpy()
-            check_folds(patient, label, config.data.split.folds)
+        check_classes(frame, source, config)
     extra = [name for name in frame.columns if name not in COLUMNS]
     frame = frame[[*COLUMNS, *extra]].astype({"label": np.int8})
     return Cohort(frame, flow, source.modalities, required)
@@ -220,7 +217,14 @@ def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.
     return frame["part"].to_numpy(object)
 
 
-def _check_classes(frame: pd.DataFrame, source: Source) -> None:
+def check_classes(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> None:
+    """Refuse records of which a part, or a fold of a cross-validation, lacks one of the classes.
+
+    Raises
+    ------
+    InputError
+        Naming the part and the class.
+    """
     label = frame["label"]
     if label.nunique() < 2:
         found = "positive" if label.iloc[0] == 1 else "negative"
@@ -234,3 +238,5 @@ def _check_classes(frame: pd.DataFrame, source: Source) -> None:
                     f"({int((label == 1).sum())} positive and {int((label == 0).sum())} negative in"
                     " all); change data.split or select more records"
                 )
+    if config.data.split.kind == "kfold":
+        check_folds(frame["patient"].to_numpy(object), label.to_numpy(), config.data.split.folds)

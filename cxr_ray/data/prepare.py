@@ -105,7 +105,7 @@ def _prepare_cohort(
     cohort_only: bool,
 ) -> None:
     """Select the records, read them all once, and write those that can be read."""
-    from cxr_ray.data.cohort import FlowStep, select_cohort
+    from cxr_ray.data.cohort import FlowStep, check_classes, select_cohort
 
     folder = storage.prepared / keys.cohort
     progress("selecting the cohort", 0, 1)
@@ -151,6 +151,9 @@ def _prepare_cohort(
             f"{_name(storage.salt(), frame.loc[worst[0], 'record'])}: {worst[1]}; raise the share, "
             f"or mend the files and remove {folder}"
         )
+    if faults:
+        # the selection was checked before these records turned out to be unreadable
+        check_classes(kept, source, config)
     _write_cohort(storage, source, config, keys, cohort, kept, flow, faults, frame)
 
 

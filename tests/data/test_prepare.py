@@ -8,6 +8,7 @@ from prepared_phantom import PreparedPhantom, quiet, tiny_config
 
 from cxr_ray.data import image_pack
 from cxr_ray.data.arm import open_arm
+from cxr_ray.data.cohort import select_cohort
 from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.image_pack import decode_image
 from cxr_ray.data.prepare import prepare
@@ -28,7 +29,7 @@ class Counted:
 
     def __init__(self, source, lost=(), break_after=None):
         self.source, self.lost, self.break_after = source, set(lost), break_after
-        self.images, self.reports = [], []
+        self.images, self.reports, self.broken = [], [], set()
 
     def __getattr__(self, name):
         return getattr(self.source, name)
@@ -41,7 +42,7 @@ class Counted:
         if len(self.images) == self.break_after:
             raise KeyboardInterrupt
         self.images.append(reference)
-        return self.source.read_image(reference)
+        return b"" if reference in self.broken else self.source.read_image(reference)
 
     def read_report(self, reference):
         self.reports.append(reference)
@@ -116,6 +117,16 @@ def test_more_bad_records_than_allowed_stop_the_run_with_one_sentence(fresh):
     decoded = len(source.images)
     place.prepare(tiny_config(), source=source)
     assert len(source.images) == decoded
+
+
+def test_a_part_whose_only_records_of_a_class_cannot_be_read_is_refused(fresh):
+    place, source = fresh
+    config = tiny_config(**{"data.max_bad_share": 0.5})
+    frame = select_cohort(source, config).frame
+    positives = frame.loc[(frame["part"] == "val") & (frame["label"] == 1), "image"]
+    source.broken = set(positives)
+    with pytest.raises(InputError, match="part 'val' has no positive record"):
+        place.prepare(config, source=source)
 
 
 @pytest.mark.parametrize("break_after", [0, 20, 37])
