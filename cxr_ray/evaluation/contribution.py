@@ -353,7 +353,10 @@ def _moments(a: FloatArray, b: FloatArray, positive: BoolArray) -> FloatArray:
 
 
 def _shares(sums: FloatArray) -> FloatArray:
-    """(R, 10) shares of rows of weighted sums of 1, a, b, aa, bb, ab, by class."""
+    """(R, 10) shares of rows of weighted sums of 1, a, b, aa, bb, ab, by class.
+
+    A class without weight has no part in what is within classes; a row without any is NaN.
+    """
     hits, others = sums[:, :6], sums[:, 6:]
     count = hits[:, 0] + others[:, 0]
     total = _covariance(hits + others)
@@ -368,10 +371,10 @@ def _shares(sums: FloatArray) -> FloatArray:
         varies = whole > 1e-12 * (var_a + var_b)  # parts that cancel leave rounding only
         parts = (var_a, var_b, 2 * cov, var_a + cov, var_b + cov)
         columns += [np.where(varies, part / np.where(varies, whole, 1), 0.0) for part in parts]
-    return np.column_stack(columns)
+    return np.where(count[:, None] > 0, np.column_stack(columns), np.nan)
 
 
 def _covariance(sums: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Var a, Var b and Cov of each row of sums."""
-    _, a, b, aa, bb, ab = (sums / sums[:, :1]).T
+    """Var a, Var b and Cov of each row of sums; 0 of a row without any weight."""
+    _, a, b, aa, bb, ab = (sums / np.where(sums[:, :1] > 0, sums[:, :1], 1)).T
     return np.maximum(aa - a * a, 0), np.maximum(bb - b * b, 0), ab - a * b

@@ -9,6 +9,7 @@ from cxr_ray.evaluation.contribution import (
     variance_shares,
     verdict,
 )
+from cxr_ray.evaluation.folds import Folds
 from cxr_ray.evaluation.heads import additive_head, additive_parts
 from cxr_ray.evaluation.missing import additive_missing, missing_modality, missing_of_head
 from cxr_ray.evaluation.ranking import auroc, auroc_rows
@@ -215,6 +216,18 @@ def test_variance_shares_are_those_of_the_sample_and_sum_to_one():
     within = found["variance_share_within_class", "both"]
     assert within.value == pytest.approx(0.8 / 1.8, abs=0.02)
     assert all(share.low < share.value < share.high for share in found.values())
+
+
+def test_a_fold_of_which_a_resample_lacks_a_class_has_the_shares_of_the_other():
+    # each fold has one positive, which a third of all resamples lack
+    label = np.tile(np.repeat([1, 0], [1, 20]), 2)
+    folds = Folds(fit=np.repeat([0, 1], 21), repeat=np.zeros(2, int))
+    text = np.random.default_rng(1).normal(size=42)
+    rng = np.random.default_rng(0)
+    shares = variance_shares(np.zeros(42), text, label, rng=rng, n_resamples=200, folds=folds)
+    of_text = [share for share in shares if share.modality == "text"]
+    assert {share.measure.endswith("_within_class") for share in of_text} == {True, False}
+    assert all(share.low == pytest.approx(1) for share in of_text)
 
 
 def test_a_logit_that_does_not_vary_has_shares_of_nothing():
