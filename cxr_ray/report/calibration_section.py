@@ -64,11 +64,18 @@ def calibration_section(
         "at_point": AT_POINT,
         "calibration": CALIBRATION,
         "prevalences": [format_share(share) for share in prevalences],
-        "declared": not np.isclose(prevalences, full[0]["n_positive"] / full[0]["n"]).all(),
+        "declared": _is_declared(full, net_benefit),
         "reliability": _reliability(storage, drawn),
         "decision": _decision(net_benefit, drawn),
         "drawn": len(drawn),
     }
+
+
+def _is_declared(full: Sequence[Mapping[str, Any]], net_benefit: pd.DataFrame) -> bool:
+    """Tell whether net benefit is that of another prevalence than each test set's own."""
+    own = {row["experiment_id"]: row["n_positive"] / row["n"] for row in full}
+    rows = net_benefit[(net_benefit["test_set"] == "full") & net_benefit["experiment_id"].isin(own)]
+    return not np.isclose(rows["prevalence"], rows["experiment_id"].map(own)).all()
 
 
 def calibration_sentence(leaderboard: pd.DataFrame) -> str | None:
@@ -111,8 +118,8 @@ def _reliability_curves(
         predictions = read_predictions(folder)
         test = predictions.rows("test", "full")
         slope, intercept = row["recalibration_slope"], row["recalibration_intercept"]
-        line = slope * predictions.logit[test] + intercept
-        after = None if slope is None or slope != slope else expit(line)
+        known = slope is not None and slope == slope
+        after = expit(slope * predictions.logit[test] + intercept) if known else None
         yield row["name"], (predictions.label[test], predictions.probability[test], after)
 
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from cxr_ray.report.calibration_section import calibration_section, calibration_sentence
+from cxr_ray.report.trial_folder import write_predictions
 from cxr_ray.storage import Storage
 
 
@@ -61,6 +62,36 @@ def test_a_prevalence_that_is_not_the_test_sets_own_is_called_declared(
     )
     assert section["declared"] is declared
     assert section["prevalences"] == [f"{prevalence:.4f}".lstrip("0")]
+
+
+def test_two_test_sets_with_a_share_of_their_own_are_not_called_declared(tmp_path):
+    rows = [row("a"), row("b", n_positive=60), row("a", "own"), row("b", "own")]
+    found = pd.concat([curve(0.1, "a"), curve(0.3, "b")])
+    assert calibration_section(Storage(tmp_path), rows, found)["declared"] is False
+    swapped = pd.concat([curve(0.1, "b"), curve(0.3, "a")])
+    assert calibration_section(Storage(tmp_path), rows, swapped)["declared"] is True
+
+
+def test_a_model_that_nothing_recalibrates_is_drawn_as_it_is(tmp_path):
+    storage = Storage(tmp_path)
+    folder = storage.trials / "image"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{}")
+    names = np.array([f"r{place}" for place in range(20)])
+    write_predictions(
+        folder,
+        record_id=names,
+        group=names,
+        part=np.repeat(["test"], 20),
+        in_own=np.ones(20, bool),
+        label=np.tile([0, 1], 10).astype(np.int8),
+        logit=np.linspace(-2, 2, 20),
+    )
+    none = {"recalibration": "none: a threshold separates the classes"}
+    none |= dict.fromkeys(("recalibration_slope", "recalibration_intercept"))
+    rows = [row("image", **none), row("image", "own", **none)]
+    panel = calibration_section(storage, rows, curve(0.1))["reliability"].axes[0]
+    assert panel.get_legend_handles_labels()[1] == ["before recalibration"]
 
 
 def test_figures_of_the_first_seed_only_are_drawn_and_all_are_listed(tmp_path):
