@@ -53,7 +53,7 @@ def search_content(folder: Path, study: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def search_answer(study: Mapping[str, Any], leak: str | None = None) -> list[str]:
-    """Say on what the search was made, and what it found; ``leak`` is the audit's gravest find."""
+    """Say on what the search was made, and what it found; ``leak`` is the audit's clause."""
     search = study["search"]
     source = "made-up phantom" if study["source"] == "phantom" else study["source"]
     goals = " and ".join(
@@ -64,7 +64,7 @@ def search_answer(study: Mapping[str, Any], leak: str | None = None) -> list[str
         f"A search on {source} data to {goals.replace('_', ' ')}, over {len(search['parameters'])} "
         "parameters"
         + ("; made-up data say nothing about patients" if study["source"] == "phantom" else "")
-        + (f"; but the audit found: {leak}." if leak else "."),
+        + (f"; {leak}." if leak else "."),
         *search["said"],
     ]
 

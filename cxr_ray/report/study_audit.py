@@ -222,7 +222,7 @@ def leak_clause(found: pd.DataFrame) -> str | None:
         "patient_overlap": "patients are in two parts, so that no figure counts",
         "image_copies": f"{_count(int(first['value']), 'image')} of validation and test occur in an"
         " earlier part too",
-        "text_probe": f"{text} names its label (word counts alone reach AUROC {size})",
+        "text_probe": f"word counts of {text} alone predict the label (AUROC {size})",
         "label_words": f"{text} holds the label's words in one class more than in the other",
         "shortcut": f"{what} alone predicts the label (AUROC {size})",
     }[kind]

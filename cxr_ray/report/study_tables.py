@@ -119,7 +119,9 @@ def sensitivity_table(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Re
             drop, low, high = (f"{row[name]:.3f}" for name in ("drop", "low", "high"))
             cells += [f"{drop} [{low}, {high}]", f"{row['p_value']:.4f}"]
         rows.append(tuple(cells))
-    repeats = int(sensitivity["repeats"].max())
+    shuffled = sensitivity["perturbation"].isin(["image_shuffled", "text_shuffled"])
+    counts = sorted({int(count) for count in sensitivity.loc[shuffled, "repeats"]})
+    repeats = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return ResultTable(
         title="Sensitivity",
         caption=(

@@ -404,7 +404,7 @@ def test_the_flow_adds_up_from_what_was_found_to_the_parts(page):
 
 def test_a_grave_finding_is_in_the_answer_and_at_the_head_of_the_audit(page):
     first_screen = page.text[: page.text.index("Leaderboard")]
-    leak = "the audit found that the text names its label (word counts alone reach AUROC .9877)."
+    leak = "the audit found that word counts of the text alone predict the label (AUROC .9877)."
     assert leak in first_screen
     assert first_screen.count("audit found") == 1
     assert "can recover the label without having diagnosed" in page.text

@@ -145,6 +145,15 @@ def test_the_printed_table_shows_the_shuffles_across_patients(folder, config):
     assert row[4].startswith(f"{shuffled['text_shuffled', 'auroc']:.3f}")
 
 
+def test_the_printed_caption_names_the_permutations_of_all_heads(folder, config):
+    scores = score_folder(folder, config.evaluation)
+    table = pd.DataFrame(scores["sensitivity"]).assign(experiment_id=folder.name)
+    more = table.assign(experiment_id="other", repeats=1999)
+    fewer, names = int(table["repeats"].max()), {folder.name: "it", "other": "other"}
+    said = sensitivity_table(pd.concat([table, more]), names).caption
+    assert f"mean of {fewer} to 1999 permutations" in said
+
+
 def test_scoring_again_changes_no_byte_and_draws_nothing(folder, config):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     score_folder(folder, config.evaluation)

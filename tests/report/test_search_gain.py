@@ -6,6 +6,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.report.search_gain import describe_gain, measure_gain
+from cxr_ray.report.search_page import search_answer
 from cxr_ray.report.trial_folder import read_predictions, write_predictions
 
 COUNTS = {"finished": 9, "pruned": 3, "failed": 1, "tested": 2}
@@ -80,3 +81,12 @@ def test_what_may_be_chance_is_not_called_a_gain(tmp_path):
 def test_a_search_without_winner_or_with_trial_0_as_winner_claims_nothing():
     assert describe_gain(None, COUNTS, None)[0].endswith("there is no winner yet.")
     assert "Trial 0" in describe_gain(None, COUNTS, "t0")[0]
+
+
+def test_the_answer_to_a_search_names_the_audits_finding_once():
+    search = {"directions": ["maximize"], "objectives": ["val_auroc"], "parameters": ["train.lr"]}
+    study = {"source": "openi", "search": {**search, "said": ["3 trials finished."]}}
+    leak = "the audit found that width alone predicts the label"
+    first, second = search_answer(study, leak)
+    assert first == (f"A search on openi data to maximize val auroc, over 1 parameters; {leak}.")
+    assert second == "3 trials finished."
