@@ -79,8 +79,8 @@ def paper_tables(
         ``modality, dataset, loss, seed, test_set, perturbation, metric, perturbed``; rows of the
         full test set are used.
     separates : callable or mapping, optional
-        Whether the AUROCs of two arms differ (paired DeLong, Holm over the family). The highest
-        AUROC then has its mark only if it separates from the runner-up.
+        Whether the AUROCs of two arms differ after Holm's correction. The highest AUROC has a mark
+        only if it separates from the runner-up; no other figure has one.
 
     Returns
     -------
@@ -207,14 +207,14 @@ def _paper_table(
     )
     ours = {_key(row): _our_figures(row, own, shuffled) for row in printed}
     arms = {_arm(row): ours[_key(row)] for row in printed if not row.perturbation}
-    marked, verdict = _marks(arms, separates)
+    winner, verdict = _winner(arms, separates)
     rows = []
     for row in printed:
         name = "  " + row.perturbation.replace("_", " ") if row.perturbation else row.model
         cells = [name, row.loss]
         for metric in PRINTED_METRICS:
-            best = not row.perturbation and _arm(row) in marked[metric]
-            cells += [format_share(ours[_key(row)].get(metric), mark=best), row.digits[metric]]
+            wins = metric == "auroc" and not row.perturbation and _arm(row) == winner
+            cells += [format_share(ours[_key(row)].get(metric), mark=wins), row.digits[metric]]
         interval = row.accuracy_interval
         cells.append(f"[{format_share(interval.low)}-{format_share(interval.high)}]")
         cells.append(row.consistency_flag or MISSING)
@@ -240,33 +240,27 @@ def _our_figures(row: PrintedRow, own: pd.DataFrame, shuffled: pd.DataFrame) -> 
     return {metric: float(means[metric]) for metric in PRINTED_METRICS if metric in means}
 
 
-def _marks(
+def _winner(
     arms: dict[Arm, dict[str, float]], separates: Separates | None
-) -> tuple[dict[str, set[Arm]], str]:
-    """Arms with the highest figure by metric, and the sentence about AUROC."""
-    present = {arm: figures for arm, figures in arms.items() if figures}
-    marked: dict[str, set[Arm]] = {metric: set() for metric in PRINTED_METRICS}
-    if len(present) < 2:
-        return marked, ""
-    for metric in PRINTED_METRICS:
-        values = {arm: f[metric] for arm, f in present.items() if f[metric] == f[metric]}
-        best = {arm for arm, v in values.items() if v == max(values.values())}
-        marked[metric] = best if len(best) < len(values) else set()
-    if separates is None:
-        return marked, f"{MARK} says only: the highest figure of ours in this column."
-    areas = {arm: f["auroc"] for arm, f in present.items() if f["auroc"] == f["auroc"]}
-    first, *others = sorted(areas, key=lambda arm: -areas[arm])
-    sentence = f"{MARK} says only: the highest figure of ours in this column; "
-    if not others:
-        return marked, sentence + "one AUROC is defined."
-    answer = _ask(separates, first, others[0])
-    pair = f"{_name(first)} and {_name(others[0])}"
-    if answer:
-        return marked, sentence + f"for AUROC also that the best two separate ({pair})."
-    marked["auroc"] = set()
+) -> tuple[Arm | None, str]:
+    """Find the arm whose AUROC is shown to be the highest, and say so or why there is none.
+
+    Figures at threshold .5 have no winner: a loss moves them all by moving the logits.
+    """
+    areas = {arm: f["auroc"] for arm, f in arms.items() if f and f["auroc"] == f["auroc"]}
+    if len(areas) < 2:
+        return None, ""
+    first, second, *_ = sorted(areas, key=lambda arm: -areas[arm])
+    answer = _ask(separates or {}, first, second)
+    pair = f"{_name(first)} and {_name(second)}"
     if answer is None:
-        return marked, sentence + f"AUROC has none, as the best two ({pair}) were not compared."
-    return marked, sentence + f"AUROC has none, as the best two ({pair}) do not separate."
+        return None, f"No winner is marked: the best two by AUROC ({pair}) were not compared."
+    if not answer:
+        return None, (f"No winner is marked: the AUROCs of the best two ({pair}) do not separate.")
+    return first, (
+        f"{MARK} marks the highest AUROC, which separates from the next ({pair}) after Holm's "
+        "correction; figures at threshold .5 have no winner."
+    )
 
 
 def _caption(
