@@ -139,7 +139,8 @@ def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
     rest = f"; {lacking} of the {len(primary)} declared could not be made" if lacking else ""
     apart = made["verdict"].isin(["a higher", "b higher"])
     if not apart.any():
-        reach = _reach(arms, len(primary))
+        folded = made["method"].str.startswith(RESAMPLED).any()
+        reach = _reach(arms, len(primary), bool(folded))
         if len(made) == 1:
             return f"{highest}, but the two compared models' figures do not separate{rest}{reach}."
         return (
@@ -157,13 +158,13 @@ def _separation(arms: Sequence[_Arm], comparisons: pd.DataFrame) -> str:
     )
 
 
-def _reach(arms: Sequence[_Arm], comparisons: int) -> str:
+def _reach(arms: Sequence[_Arm], comparisons: int, over_folds: bool) -> str:
     """Say what difference the test set could have shown, where all arms have the same."""
     sizes = {(int(row["n"]), int(row["n_positive"])) for arm in arms for row in arm.rows}
     if len(sizes) > 1:
         return ""
     ((records, positives),) = sizes
-    clause = power_clause(positives, records - positives, comparisons)
+    clause = power_clause(positives, records - positives, comparisons, over_folds=over_folds)
     return clause and f"; {clause}"
 
 

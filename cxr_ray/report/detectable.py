@@ -8,6 +8,8 @@ from cxr_ray.evaluation.power import smallest_difference
 AUROCS = (0.8, 0.9)
 FEW_EVENTS = 100
 HELD_OUT = ("holdout", "official")
+# Its variance is that of folds, times the share that stands for other training parts.
+OVER_FOLDS = "; the test over folds, which counts other training parts too, needs more than that"
 
 
 def count_tested(manifest: Mapping[str, Any], split: str) -> tuple[int, int]:
@@ -58,10 +60,13 @@ def describe_power(positives: int, negatives: int, comparisons: int, split: str)
             f"; after Holm's correction for {comparisons} comparisons "
             f"{' and '.join(corrected.values())}"
         )
+    sentence += "" if split in HELD_OUT else OVER_FOLDS
     return sentence + _advice(positives, negatives, split)
 
 
-def power_clause(positives: int, negatives: int, comparisons: int) -> str:
+def power_clause(
+    positives: int, negatives: int, comparisons: int, *, over_folds: bool = False
+) -> str:
     """Say the same in a few words, for a study in which nothing separates; empty for one class."""
     if not positives or not negatives:
         return ""
@@ -70,6 +75,7 @@ def power_clause(positives: int, negatives: int, comparisons: int) -> str:
     return (
         f"with {positives} positive and {negatives} negative records only a difference of about "
         f"{' or '.join(said)} and more would be found in four of five cases"
+        f"{OVER_FOLDS if over_folds else ''}"
     )
 
 

@@ -51,6 +51,13 @@ def test_the_clause_is_about_the_whole_family():
     assert "about .24 (at AUROC .80) or .18 (at AUROC .90) and more" in power_clause(20, 180, 20)
 
 
+def test_the_test_over_folds_is_said_to_need_more():
+    more = "the test over folds, which counts other training parts too, needs more than that"
+    assert more in describe_power(20, 180, 20, "kfold")
+    assert more in power_clause(20, 180, 20, over_folds=True)
+    assert "folds" not in describe_power(20, 180, 20, "official") + power_clause(20, 180, 20)
+
+
 def test_two_digits_count():
     assert [format_difference(value) for value in (0.00996, 0.0995, 0.0994)] == [
         ".010",
