@@ -16,7 +16,7 @@ from cxr_ray.config.schema import ExperimentConfig, FusionConfig, ImageConfig, T
 
 PREPARE_VERSION = 1
 TRAINING_VERSION = 1
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 AUDIT_VERSION = 2
 KEY_LENGTH = 16
 
