@@ -79,6 +79,18 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--cpus-per-worker", type=int, default=1, metavar="N")
     where.add_argument("--gpus-per-worker", type=float, default=0.0, metavar="F")
     where.add_argument("--max-concurrent", type=int, metavar="N", help="default: all that fit")
+    where.add_argument(
+        "--no-elastic",
+        action="store_true",
+        help="fail a trial that has lost workers, rather than go on with those left",
+    )
+    where.add_argument(
+        "--wait-for-room",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long a lost machine may take to come back (default: 300)",
+    )
     return parser
 
 
@@ -114,7 +126,11 @@ def main(options: argparse.Namespace) -> int:
         mlflow_uri=options.mlflow_uri,
         address=options.address,
         resources=TrialResources(
-            options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker
+            options.workers_per_trial,
+            options.cpus_per_worker,
+            options.gpus_per_worker,
+            elastic=not options.no_elastic,
+            wait_for_room=options.wait_for_room,
         ),
         max_concurrent=options.max_concurrent,
         trials=options.trials,

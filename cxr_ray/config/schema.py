@@ -279,11 +279,24 @@ class EvaluationConfig(Section):
 class ComputeConfig(Section):
     """How the arithmetic is done: recorded with a trial, never part of its identity.
 
-    ``channels_last`` lays images out by pixel; measure whether a model gains by it.
+    ``channels_last`` lays images out by pixel; measure whether a model gains by it. ``compile``
+    compiles the encoders, ``fused_optimizer`` takes a step in one kernel, and ``pinned_copies``
+    sends batches from page-locked memory without waiting; these and ``bfloat16`` are for CUDA.
     """
 
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
+    fused_optimizer: bool = False
+    pinned_copies: bool = False
+
+    def on(self, device: str) -> "ComputeConfig":
+        """Return what of this is done on a kind of device: ``cuda`` or another."""
+        if device == "cuda":
+            return self
+        off = dict.fromkeys(("compile", "fused_optimizer", "pinned_copies"), False)
+        precision = "float32" if self.precision == "bfloat16" else self.precision
+        return self.model_copy(update={**off, "precision": precision})
 
 
 class ExperimentConfig(Section):

@@ -122,22 +122,35 @@ def shard(records: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]
 
 
 def collate(
-    arm: ArmData, records: NDArray[np.int64], device: torch.device, dtype: torch.dtype
+    arm: ArmData,
+    records: NDArray[np.int64],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    pinned: bool = False,
 ) -> Batch:
-    """Gather the records' pixels and tokens from the packs as tensors on ``device``."""
+    """Gather the records' pixels and tokens from the packs as tensors on ``device``.
+
+    From ``pinned`` (page-locked) memory they are copied while the caller goes on.
+    """
+
+    def send(array: NDArray[np.generic]) -> Tensor:
+        here = torch.from_numpy(array)
+        return (here.pin_memory() if pinned else here).to(device, non_blocking=True)
+
     rows = arm.row[records]
     image = tokens = attention = None
     if arm.images is not None:
-        pixels = torch.from_numpy(arm.images[rows]).to(device, non_blocking=True)
+        pixels = send(arm.images[rows])
         image = pixels.unsqueeze(1).to(dtype).div_(255).sub_(GRAY_MEAN).div_(GRAY_STD)
     if arm.text is not None:
         ids, mask = _pad(
             [arm.text.tokens[arm.text.offsets[r] : arm.text.offsets[r + 1]] for r in rows],
             arm.text.padding,
         )
-        tokens = torch.from_numpy(ids).to(device, non_blocking=True)
-        attention = torch.from_numpy(mask).to(device, non_blocking=True)
-    label = torch.from_numpy(arm.label[records]).to(device, dtype)
+        tokens = send(ids)
+        attention = send(mask)
+    label = send(arm.label[records]).to(dtype)
     return Batch(label=label, image=image, tokens=tokens, attention=attention)
 
 

@@ -44,6 +44,11 @@ class RayStart:
         self._address, self._storage, self._listener = address, storage, listener
         self._started = False
 
+    @property
+    def joins(self) -> bool:
+        """Whether a cluster is joined that was there before."""
+        return self._address is not None
+
     def __call__(self) -> None:
         """Start Ray, if that was not done before."""
         if self._started:
@@ -109,6 +114,7 @@ class Execution:
             self._need,
             driver=self._driver,
             max_concurrent=self._max_concurrent,
+            may_grow=self._ray.joins,
             git_commit=self._git_commit,
             on_event=self._follow,
         )

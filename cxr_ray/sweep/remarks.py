@@ -8,6 +8,7 @@ from cxr_ray.report.trial_folder import read_result
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Plan
 from cxr_ray.sweep.resources import TrialResources
+from cxr_ray.training.job import FEWEST_WORKERS
 
 FEW_IN_A_FOLD = 10
 
@@ -59,14 +60,54 @@ def remark_on_batch_norm(plan: Plan, need: TrialResources) -> list[str]:
     ]
 
 
+def remark_on_cuda_switches(plan: Plan, need: TrialResources) -> list[str]:
+    """Tell what was asked for that only CUDA does."""
+    if need.gpus_per_worker:
+        return []
+    off: dict[str, None] = {}
+    for member in plan.selected:
+        asked = member.config.compute.model_dump()
+        done = member.config.compute.on("cpu").model_dump()
+        off |= {
+            f"compute.{name}={asked[name]}": None for name in asked if asked[name] != done[name]
+        }
+    if not off:
+        return []
+    return [f"Only CUDA does {', '.join(off)}; without --gpus-per-worker it is off."]
+
+
+def remark_on_lost_workers(storage: Storage, plan: Plan, done: Sequence[str]) -> list[str]:
+    """Tell which trials went on with fewer workers than were asked for."""
+    names = {member.trained_id: member.name for member in plan.members}
+    lost = []
+    for identity in done:
+        how = read_result(storage.trials / identity)["compute"]
+        if FEWEST_WORKERS in how:
+            fewest = how[FEWEST_WORKERS]
+            lost.append(f"{names.get(identity, identity)} ({fewest} of {how['workers']})")
+    if not lost:
+        return []
+    return [
+        f"Workers were lost, and with those left went on {', '.join(lost)}: on the same global "
+        "batches, summed in another order."
+    ]
+
+
 def remark_on_arithmetic(storage: Storage, plan: Plan, done: Sequence[str]) -> list[str]:
     """Tell where trials were computed in another way than their like, or than was asked for.
 
     How they are computed is no part of an experiment's identity, so that none is trained again.
     """
     computed = [read_result(storage.trials / identity)["compute"] for identity in done]
-    ways = {tuple(sorted(how.items())) for how in computed}
-    asked = {member.config.compute.precision for member in plan.selected}
+    # What is off is as good as not there; lost workers have a sentence of their own.
+    ways = {
+        tuple(sorted((k, v) for k, v in how.items() if v is not False and k != FEWEST_WORKERS))
+        for how in computed
+    }
+    devices = {"cpu" if how.get("device") == "cpu" else "cuda" for how in computed}
+    asked = {
+        member.config.compute.on(device).precision for member in plan.selected for device in devices
+    }
     found = {how["precision"] for how in computed}
     if len(ways) < 2 and (not found or asked == found):
         return []

@@ -9,17 +9,28 @@ from cxr_ray.errors import InputError
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What one trial asks of the cluster."""
+    """What one trial asks of the cluster.
+
+    Attributes
+    ----------
+    elastic
+        Whether a trial of several workers goes on with fewer where the cluster holds no more.
+    wait_for_room
+        Seconds to wait for that, or for any room at all.
+    """
 
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
+    elastic: bool = True
+    wait_for_room: float = 300.0
 
     def __post_init__(self) -> None:
         for flag, value, least in (
             ("--workers-per-trial", self.workers, 1),
             ("--cpus-per-worker", self.cpus_per_worker, 1),
             ("--gpus-per-worker", self.gpus_per_worker, 0),
+            ("--wait-for-room", self.wait_for_room, 1),
         ):
             if value < least:
                 raise InputError(f"{flag} {value:g}: should be at least {least}")
@@ -37,9 +48,19 @@ def local_resources() -> dict[str, float]:
 
 
 def count_slots(
-    need: TrialResources, cluster: Mapping[str, float], max_concurrent: int | None = None
+    need: TrialResources,
+    cluster: Mapping[str, float],
+    max_concurrent: int | None = None,
+    *,
+    may_grow: bool = False,
 ) -> int:
     """Return how many trials fit at once.
+
+    Parameters
+    ----------
+    may_grow
+        Whether the cluster may get more nodes. An autoscaler adds them for trials that wait, so
+        that a limit is then taken as it is given, as long as one trial fits now.
 
     Raises
     ------
@@ -56,6 +77,6 @@ def count_slots(
                 f"one trial needs {wanted:g} {unit}s (--workers-per-trial {need.workers} times "
                 f"{each:g} a worker), and the cluster has {there:g}"
             )
-        if each:
+        if each and not (may_grow and max_concurrent):
             slots = min(slots, int(there / wanted))
     return slots

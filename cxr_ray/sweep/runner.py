@@ -27,6 +27,7 @@ from cxr_ray.storage import WEIGHTS_FILE, Storage
 from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
 from cxr_ray.sweep.resources import TrialResources, count_slots
+from cxr_ray.sweep.starvation import StarvedStopper
 from cxr_ray.training.job import Job
 
 PROCESS_RETRIES = 2
@@ -106,6 +107,7 @@ def run_trials(
     *,
     driver: str,
     max_concurrent: int | None,
+    may_grow: bool = False,
     git_commit: str | None,
     on_event: Callable[[TrialEvent], None],
 ) -> dict[str, str]:
@@ -118,7 +120,7 @@ def run_trials(
     The reason of each trial that failed, by experiment id. A member that is neither finished nor
     in here, nor pruned, was interrupted.
     """
-    slots = count_slots(need, ray.cluster_resources(), max_concurrent)
+    slots = count_slots(need, ray.cluster_resources(), max_concurrent, may_grow=may_grow)
     with Heartbeat() as heartbeat:
         handout = _Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
         while not handout.over:
@@ -296,6 +298,8 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
         resources: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
     else:
         resources = {"cpu": need.cpus_per_worker, "gpu": need.gpus_per_worker}
+    follow = _Follow(handout)
+    starved = StarvedStopper(need, follow.reasons)
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             tune.with_resources(_train_in_trial, resources),
@@ -310,7 +314,8 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
                 name="trials",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[_Follow(handout)],
+                callbacks=[follow, starved],
+                stop=starved,
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
         )
@@ -322,7 +327,7 @@ class _Follow(tune.Callback):
 
     def __init__(self, handout: _Handout) -> None:
         self._handout = handout
-        self._reasons: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which is never used.
@@ -337,13 +342,13 @@ class _Follow(tune.Callback):
     ) -> None:
         """Pass an epoch's figures on, or keep the reason of a trial that failed by itself."""
         if "failed" in result:
-            self._reasons[_identity(trial)] = result["failed"]
+            self.reasons[_identity(trial)] = result["failed"]
         elif "val_loss" in result:
             self._handout.epoch(_identity(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
-        self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
+        self._handout.ended(_identity(trial), self.reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good."""

@@ -225,10 +225,15 @@ def _run_course(
     driver: str,
 ) -> SweepOutcome:
     """Train, score, tabulate and track the course's trials."""
-    from cxr_ray.sweep.remarks import remark_on_alpha, remark_on_batch_norm, remark_on_folds
+    from cxr_ray.sweep.remarks import (
+        remark_on_alpha,
+        remark_on_batch_norm,
+        remark_on_cuda_switches,
+        remark_on_folds,
+    )
 
     remarks = remark_on_alpha(plan, manifests) + remark_on_batch_norm(plan, options.resources)
-    remarks += remark_on_folds(manifests)
+    remarks += remark_on_cuda_switches(plan, options.resources) + remark_on_folds(manifests)
     for remark in remarks:
         listener.warn(remark)
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
@@ -256,7 +261,11 @@ def _run_course(
         from cxr_ray.report.page import write_page
         from cxr_ray.report.study_audit import write_study_audit
         from cxr_ray.report.study_tables import write_study_tables
-        from cxr_ray.sweep.remarks import remark_on_arithmetic, remark_on_empty_texts
+        from cxr_ray.sweep.remarks import (
+            remark_on_arithmetic,
+            remark_on_empty_texts,
+            remark_on_lost_workers,
+        )
 
         described = {each["experiment_id"]: each for each in course.record(study)}
         done = study.done(storage)
@@ -264,6 +273,7 @@ def _run_course(
         tables = tabulate(storage, study)
         fits = {fit for identity in done for fit in experiment_ids(described[identity])}
         remarks += remark_on_arithmetic(storage, trained, sorted(fits))
+        remarks += remark_on_lost_workers(storage, trained, sorted(fits))
         remarks += remark_on_empty_texts(storage, plan)
         remarks.append(
             write_study_audit(study.folder, storage.trials, study.record, audit.result())

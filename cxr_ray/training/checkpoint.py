@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cxr_ray.storage import write_whole
+from cxr_ray.training.job import FEWEST_WORKERS
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
@@ -46,18 +47,21 @@ def adopt_checkpoint(running: Path, attempt: Path, compute: dict[str, Any]) -> b
         The new attempt's folder, made here.
     compute
         How the attempt computes. A checkpoint of another device, precision, or number of threads
-        or workers is not continued: half a trial each would be neither's numbers.
+        or workers is not continued: half a trial each would be neither's numbers. Only where
+        workers were lost (``fewest_workers``) do others go on; the fewest that ever worked on the
+        checkpoint are kept in the attempt's own record.
     """
     attempt.mkdir(mode=0o700, exist_ok=True)
     if (attempt / LAST_FILE).exists():
+        _record(attempt, compute, attempt)
         return True
-    write_whole(attempt / COMPUTE_FILE, json.dumps(compute))
     furthest, epochs = None, -1
     for folder in running.iterdir():
         if (folder / LAST_FILE).exists() and (folder / BEST_FILE).exists():
             done = int(load_state(folder / LAST_FILE)["epoch"])
             if done > epochs and _was_computed(folder, compute):
                 furthest, epochs = folder, done
+    _record(attempt, compute, furthest)
     if furthest is not None:
         for name in (LAST_FILE, BEST_FILE):
             shutil.copyfile(furthest / name, attempt / f".{name}")
@@ -66,6 +70,22 @@ def adopt_checkpoint(running: Path, attempt: Path, compute: dict[str, Any]) -> b
     return furthest is not None
 
 
+def read_compute(attempt: Path) -> dict[str, Any]:
+    """Read how an attempt and those that it continued computed; empty where nothing says so."""
+    path = attempt / COMPUTE_FILE
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def _record(attempt: Path, compute: dict[str, Any], continued: Path | None) -> None:
+    earlier = {} if continued is None else read_compute(continued)
+    fewest = [how[FEWEST_WORKERS] for how in (compute, earlier) if FEWEST_WORKERS in how]
+    recorded = {**compute, FEWEST_WORKERS: min(fewest)} if fewest else compute
+    write_whole(attempt / COMPUTE_FILE, json.dumps(recorded))
+
+
 def _was_computed(folder: Path, compute: dict[str, Any]) -> bool:
-    path = folder / COMPUTE_FILE
-    return path.exists() and json.loads(path.read_text()) == compute
+    ways = [dict(how) for how in (read_compute(folder), compute)]
+    for how in ways:
+        how.pop(FEWEST_WORKERS, None)
+    return ways[0] == ways[1]

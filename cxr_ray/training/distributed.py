@@ -1,51 +1,91 @@
 """Several workers on one experiment: Ray Train's TorchTrainer around the same loop."""
 
+import os
 import tempfile
 from dataclasses import asdict
 from typing import Any
 
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.training.job import Job
+from cxr_ray.training.room import count_workers, worker_resources
+
+WORKER_RETRIES = 2
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+# How often Train looks at its workers, and so the shortest epoch: one report is taken at a time.
+POLL_SECONDS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
 
 
 def run_distributed(job: Job) -> None:
     """Run a job as a group of DDP workers, from inside a Tune trial.
 
+    A group that loses a worker starts again from the last checkpoint. Where the cluster no longer
+    holds that many, which Train alone would wait for without end, it goes on with those that it
+    holds, or ends. Where others only use the room now, it waits for its turn.
+
     Raises
     ------
     TrialError
-        If the experiment itself fails on a worker.
+        If the experiment itself fails on a worker, a worker failed more than ``WORKER_RETRIES``
+        times, or the cluster does not hold the group.
     """
-    from ray.train import RunConfig, ScalingConfig
+    import ray
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
+
+    each = worker_resources(job.cpus_per_worker, job.gpus_per_worker)
+    os.environ[START_TIMEOUT] = str(job.wait_for_room)
+    os.environ.setdefault(*POLL_SECONDS)
+    workers, failures = job.workers, 0
+    while True:
+        try:
+            return _run_group(job, workers, each)
+        except TrainingFailedError as error:
+            causes = _causes(error)
+            for cause in causes:
+                if isinstance(cause, TrialError | TrialStopped):
+                    raise cause from error
+            if isinstance(error, ControllerError) and isinstance(
+                error.controller_failure, WorkerGroupStartupTimeoutError
+            ):
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                held = count_workers(each, nodes)
+                if held < workers and not (job.elastic and held):
+                    raise TrialError(
+                        f"it needs {workers} workers, and for {job.wait_for_room:g} s the cluster "
+                        f"has held {held}; the same command continues it"
+                    ) from error
+                workers = min(workers, held)
+                continue
+            failures += 1
+            if failures > WORKER_RETRIES:
+                raise TrialError(
+                    f"its workers failed {failures} times, the last time by {_sentence(causes)}"
+                ) from error
+
+
+def _run_group(job: Job, workers: int, each: dict[str, float]) -> None:
+    """Train with a group of workers to the end, or to the first fault."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.tune.integration.ray_train import TuneReportCallback
 
     on_gpu = job.gpus_per_worker > 0
-    each: dict[str, float] = {"CPU": job.cpus_per_worker}
-    if on_gpu:
-        each["GPU"] = job.gpus_per_worker
     with tempfile.TemporaryDirectory(prefix="cxr_ray-train-", ignore_cleanup_errors=True) as folder:
-        trainer = TorchTrainer(
+        TorchTrainer(
             _train_worker,
             train_loop_config=asdict(job),
             scaling_config=ScalingConfig(
-                num_workers=job.workers, use_gpu=on_gpu, resources_per_worker=each
+                num_workers=workers, use_gpu=on_gpu, resources_per_worker=each
             ),
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             run_config=RunConfig(
                 name=job.experiment_id,
                 storage_path=folder,
                 callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+                # Train would also repeat what ends the same way, and wait for room without end.
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
             ),
-        )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            for cause in _causes(error):
-                if isinstance(cause, TrialError | TrialStopped):
-                    raise cause from error
-            raise
+        ).fit()
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -65,4 +105,21 @@ def _causes(error: BaseException) -> list[BaseException]:
     found: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
     if error.__cause__ is not None:
         found.append(error.__cause__)
-    return found + [cause for each in found if (cause := getattr(each, "cause", None))]
+    return found + [
+        cause
+        for each in found
+        for name in ("cause", "health_check_failure")
+        if (cause := getattr(each, name, None))
+    ]
+
+
+def _sentence(causes: list[BaseException]) -> str:
+    """Say why a group failed: the death of a worker, before what the others make of it."""
+    from ray.exceptions import RayActorError
+
+    causes = sorted(causes, key=lambda cause: not isinstance(cause, RayActorError))
+    for cause in causes:
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        if lines:
+            return lines[0] if isinstance(cause, RayActorError) else lines[-1]
+    return "a cause that is not known"

@@ -79,11 +79,14 @@ def fit(
     task = TrainingTask(config, model, loss)
     trained = [p for p in task.parameters() if p.requires_grad]
     kind = torch.optim.AdamW if config.train.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(trained, lr=config.train.lr, weight_decay=config.train.weight_decay)
+    optimizer = kind(
+        trained,
+        lr=config.train.lr,
+        weight_decay=config.train.weight_decay,
+        fused=config.compute.fused_optimizer or None,
+    )
     schedule = build_schedule(config.train, optimizer)
-    wrapped: nn.Module = task
-    if world.size > 1:
-        wrapped = DistributedDataParallel(task, broadcast_buffers=False)
+    wrapped = share_gradients(task, world, accumulate=config.train.accumulate)
     history: list[dict[str, Any]] = []
     best_epoch, epoch = -1, 0
     if (checkpoints / LAST_FILE).exists():
@@ -130,6 +133,17 @@ def fit(
     world.gather(None)  # the best weights are on disk before anyone reads them
     model.load_state_dict(load_state(checkpoints / BEST_FILE))
     return history
+
+
+def share_gradients(task: TrainingTask, world: World, *, accumulate: int) -> nn.Module:
+    """Wrap a task so that its gradients are averaged over workers; what is frozen has none.
+
+    Every step uses the same parameters, so that nothing is searched for unused ones. torch's
+    reducer asserts where a graph that is declared static is accumulated without exchange.
+    """
+    if world.size == 1:
+        return task
+    return DistributedDataParallel(task, broadcast_buffers=False, static_graph=accumulate == 1)
 
 
 def _train_epoch(
@@ -199,7 +213,13 @@ def _summed_loss(
     """
     empty = len(part) == 0
     records = batch[:1] if empty else part
-    data = collate(arm, records, device, DTYPES[config.compute.precision])
+    data = collate(
+        arm,
+        records,
+        device,
+        DTYPES[config.compute.precision],
+        pinned=config.compute.pinned_copies,
+    )
     task.train()
     if still:
         for module in task.modules():
@@ -246,7 +266,7 @@ def score(
     lengths = None if arm.lengths is None else arm.lengths[mine]
     found = []
     for batch in scoring_batches(mine, SCORING_BATCH, lengths):
-        data = collate(arm, batch, world.device, dtype)
+        data = collate(arm, batch, world.device, dtype, pinned=config.compute.pinned_copies)
         with torch.autocast(
             world.device.type, torch.bfloat16, config.compute.precision == "bfloat16"
         ):

@@ -26,9 +26,9 @@ from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import write_history
 from cxr_ray.storage import WEIGHTS_FILE, Storage, move_whole
-from cxr_ray.training.checkpoint import adopt_checkpoint
+from cxr_ray.training.checkpoint import adopt_checkpoint, read_compute
 from cxr_ray.training.held_out import add_test_part
-from cxr_ray.training.job import Job
+from cxr_ray.training.job import FEWEST_WORKERS, Job
 from cxr_ray.training.loop import DTYPES, Report, Scores, fit, score
 from cxr_ray.training.outputs import write_outputs
 from cxr_ray.training.world import World
@@ -48,17 +48,21 @@ def run_job(job: Job, world: World, report: Report) -> None:
     """
     storage = Storage.open(job.storage, create=False)
     config = ExperimentConfig.model_validate(job.config)
+    config = config.model_copy(update={"compute": config.compute.on(world.device.type)})
     running = storage.running / job.experiment_id
     attempt = running / job.attempt
     began = time.perf_counter()
     compute = {
         "device": _device_name(world.device),
         **config.compute.model_dump(mode="json"),
-        "workers": world.size,
+        "workers": job.workers,
         "cpus_per_worker": job.cpus_per_worker,
     }
+    if world.size < job.workers:
+        compute[FEWEST_WORKERS] = world.size
     if world.is_first:
         adopt_checkpoint(running, attempt, compute)
+        compute = read_compute(attempt)
     world.gather(None)
 
     _compute_alike_every_time(job.cpus_per_worker)
@@ -132,6 +136,9 @@ def build_classifier(config: ExperimentConfig, arm: ArmData, world: World) -> Cl
     model = model.to(world.device, DTYPES[config.compute.precision])
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    if config.compute.compile:
+        for encoder in model.encoders.values():
+            encoder.compile()  # in place: names in the state stay as they are
     return model
 
 

@@ -110,6 +110,9 @@ DECISIONS = {
     "evaluation.decision_range": ("[0.05, 0.3]", NEVER),
     "compute.precision": ("float64", NEVER),
     "compute.channels_last": (True, NEVER),
+    "compute.compile": (True, NEVER),
+    "compute.fused_optimizer": (True, NEVER),
+    "compute.pinned_copies": (True, NEVER),
 }
 FUSION_KINDS = get_args(FusionConfig.model_fields["kind"].annotation)
 FUSION_READS = {"fusion.hidden", "fusion.modality_dropout", "fusion.auxiliary"}

@@ -27,6 +27,15 @@ def test_a_limit_only_lowers_what_fits():
     assert count_slots(TrialResources(), {"CPU": 8}, 30) == 8
 
 
+def test_a_cluster_that_may_grow_gets_the_limit_as_demand():
+    need = TrialResources(workers=2, gpus_per_worker=1)
+    now = {"CPU": 8, "GPU": 2}
+    assert count_slots(need, now, 30, may_grow=True) == 30
+    assert count_slots(need, now, may_grow=True) == 1  # without a limit, what fits now
+    with pytest.raises(InputError, match="needs 2 GPUs .* cluster has 1"):
+        count_slots(need, {"CPU": 8, "GPU": 1}, 30, may_grow=True)
+
+
 def test_a_trial_that_does_not_fit_is_refused_with_both_figures():
     with pytest.raises(InputError, match=r"needs 4 CPUs .*4 times 1 a worker.* cluster has 2"):
         count_slots(TrialResources(workers=4), {"CPU": 2})
@@ -46,6 +55,7 @@ def test_a_limit_under_one_is_refused(limit):
         ({"workers": 0}, "--workers-per-trial 0: should be at least 1"),
         ({"cpus_per_worker": -1}, "--cpus-per-worker -1: should be at least 1"),
         ({"gpus_per_worker": -0.5}, "--gpus-per-worker -0.5: should be at least 0"),
+        ({"wait_for_room": 0}, "--wait-for-room 0: should be at least 1"),
     ],
 )
 def test_a_trial_asks_for_at_least_one_worker_and_cpu(options, sentence):

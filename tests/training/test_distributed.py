@@ -10,7 +10,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from cxr_ray.data.batches import epoch_batches
 from cxr_ray.storage import Storage
 from cxr_ray.training import loop
-from cxr_ray.training.loop import fit, score
+from cxr_ray.training.loop import fit, score, share_gradients
+from cxr_ray.training.losses import build_loss
+from cxr_ray.training.task import TrainingTask
 from cxr_ray.training.trial import build_classifier
 from cxr_ray.training.world import World
 
@@ -141,6 +143,27 @@ def assert_same(alone, together):
             assert abs(one[name] - many[name]) <= 1e-9, name
     assert furthest(alone["weights"], together["weights"]) <= 1e-7
     assert np.abs(np.subtract(alone["logits"], together["logits"])).max() <= 1e-6
+
+
+def test_frozen_stages_take_no_part_in_the_exchange_of_gradients(phantom, tmp_path):
+    config = tiny_config(image__freeze=("conv1", "layer1", "layer2"), fusion__modalities="image")
+    arm = phantom.arm(config)
+    task = TrainingTask(
+        config, build_classifier(config, arm, World()), build_loss(config.loss, 0.2)
+    )
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0,
+                                   world_size=1)  # fmt: skip
+    try:
+        wrapped = share_gradients(task, World(0, 2), accumulate=1)
+        exchanged = wrapped._get_ddp_logging_data()
+    finally:
+        distributed.destroy_process_group()
+    trained = [p for name, p in task.named_parameters() if "layer1" not in name
+               and "layer2" not in name and "conv1.weight" != name.split("backbone.")[-1]
+               and not name.split("backbone.")[-1].startswith("bn1.")]  # fmt: skip
+    assert len(trained) < len(list(task.parameters()))
+    assert exchanged["num_parameter_tensors"] == len(trained)
+    assert exchanged["total_parameter_size_bytes"] == 4 * sum(p.numel() for p in trained)
 
 
 @pytest.fixture

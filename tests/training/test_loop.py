@@ -15,8 +15,10 @@ from cxr_ray.training.checkpoint import (
     LAST_FILE,
     adopt_checkpoint,
     load_state,
+    read_compute,
     save_state,
 )
+from cxr_ray.training.job import FEWEST_WORKERS
 from cxr_ray.training.loop import fit, score
 from cxr_ray.training.trial import build_classifier
 from cxr_ray.training.world import World
@@ -202,6 +204,23 @@ def test_a_checkpoint_of_another_arithmetic_is_not_continued(phantom, tmp_path):
     for name, changed in (("precise", {"precision": "float64"}), ("many", {"workers": 2})):
         assert not adopt_checkpoint(tmp_path, tmp_path / name, {**COMPUTE, **changed})
     assert adopt_checkpoint(tmp_path, tmp_path / "alike", COMPUTE)
+
+
+def test_a_checkpoint_whose_workers_were_lost_is_continued_by_others_and_tells_it(
+    phantom, tmp_path
+):
+    trained(phantom, tiny_config(fusion__modalities="text"), tmp_path / "old")
+    two = {**COMPUTE, "workers": 2}
+    (tmp_path / "old" / COMPUTE_FILE).write_text(json.dumps(two))
+    fewer = {**two, FEWEST_WORKERS: 1}
+    assert adopt_checkpoint(tmp_path, tmp_path / "left", fewer)
+    assert read_compute(tmp_path / "left") == fewer
+    shutil.rmtree(tmp_path / "old")
+    assert adopt_checkpoint(tmp_path, tmp_path / "whole", two)  # the lost one is back
+    assert read_compute(tmp_path / "whole") == fewer
+    assert adopt_checkpoint(tmp_path, tmp_path / "whole", two)  # it lost its process
+    assert read_compute(tmp_path / "whole") == fewer
+    assert not adopt_checkpoint(tmp_path, tmp_path / "asked", COMPUTE)  # for one worker
 
 
 def test_adopting_while_the_earlier_worker_saves_pairs_no_state_with_an_older_best(

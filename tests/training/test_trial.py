@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from prepared_phantom import PreparedPhantom, tiny_config
 
@@ -43,6 +45,23 @@ def test_two_fresh_storages_and_an_interrupted_one_give_the_same_bytes_and_id(tm
     assert outcome(whole) == outcome(interrupted)
     records = [read_predictions(folder).record_id.tolist() for folder in (whole, interrupted)]
     assert records[0] != records[1]  # each storage names records by a salt of its own
+
+
+def test_what_only_cuda_does_changes_nothing_elsewhere(tmp_path):
+    plain = tiny_config(fusion__modalities="text", train__max_epochs=2)
+    asked = tiny_config(
+        fusion__modalities="text",
+        train__max_epochs=2,
+        compute__precision="bfloat16",
+        compute__compile=True,
+        compute__fused_optimizer=True,
+        compute__pinned_copies=True,
+    )
+    places = [PreparedPhantom(Storage.open(str(tmp_path / name))) for name in "ab"]
+    folders = [trial_folder(*each) for each in zip(places, (plain, asked), strict=True)]
+    assert outcome(folders[0]) == outcome(folders[1])
+    ways = [json.loads((folder / "result.json").read_text())["compute"] for folder in folders]
+    assert ways[0] == ways[1]
 
 
 def test_a_trial_that_broke_off_keeps_its_checkpoint_and_has_no_finished_folder(phantom):
