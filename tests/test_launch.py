@@ -88,6 +88,16 @@ def test_bad_input_ends_with_code_2_and_one_line(run, tmp_path, options, sentenc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_that_can_never_fit_is_refused_in_seconds_with_both_figures(run):
+    done = run("sweep.py", "--grid", "paper12", "--profile", "tiny", "--workers-per-trial", "999")
+    assert done.code == 2
+    here = len(os.sched_getaffinity(0))
+    assert "needs 999 CPUs (--workers-per-trial 999 times 1 a worker)" in done.err
+    assert done.err.endswith(f"and the cluster has {here}")
+    assert done.seconds < 5
+    assert "ray" not in done.imported
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from running_sweeps import SWEEP, checkpoints, ended, finished, trial_processes, wait_for
 
 pytestmark = pytest.mark.slow
 
-SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 GRID = """title: How fast may it learn?
 base: {fusion.modalities: [text]}
 axes:
@@ -47,11 +47,11 @@ def started(tmp_path):
     """Start sweeps of three text models, and end what a test leaves running."""
     processes = []
 
-    def start(storage="runs", other="0.002", epochs=3, further=(), **options):
-        grid = tmp_path / "rates.yaml"
-        grid.write_text(GRID.replace("OTHER", other))
+    def start(storage="runs", other="0.002", epochs=3, further=(), grid=GRID, **options):
+        path = tmp_path / "rates.yaml"
+        path.write_text(grid.replace("OTHER", other))
         command = [
-            sys.executable, str(SWEEP), "--grid", str(grid), "--profile", "tiny",
+            sys.executable, str(SWEEP), "--grid", str(path), "--profile", "tiny",
             "--storage", str(tmp_path / storage), "--set", f"train.max_epochs={epochs}",
             "train.patience=1000", *further,
         ]  # fmt: skip
@@ -66,56 +66,6 @@ def started(tmp_path):
         if process.poll() is None:
             process.kill()
             process.communicate()
-
-
-def ended(process, timeout=240):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
-
-
-def wait_for(condition, what, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
-    return found
-
-
-def descendants(root):
-    """Process ids below ``root`` with what runs there."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(text.rpartition(")")[2].split()[1])
-    found, frontier = set(), {root}
-    while frontier:
-        frontier = {child for child, parent in parents.items() if parent in frontier}
-        found |= frontier
-    return found
-
-
-def trial_processes(process):
-    """Ray workers of a driver that run a trial now."""
-    workers = []
-    for number in descendants(process.pid):
-        try:
-            command = Path(f"/proc/{number}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if command.startswith(b"ray::") and b".train" in command:
-            workers.append(number)
-    return workers
-
-
-def checkpoints(storage):
-    return list(Path(storage).glob("running/*/*/last.pt"))
-
-
-def finished(storage):
-    return sorted(path.parent for path in Path(storage).glob("trials/*/result.json"))
 
 
 def leaderboard(storage):
@@ -141,6 +91,14 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint_to_the_same_numb
     undisturbed = ended(started("undisturbed", epochs=15))
     assert undisturbed[0] == 0, undisturbed[2]
     assert probabilities(tmp_path / "runs") == probabilities(tmp_path / "undisturbed")
+
+
+def test_twenty_trials_on_two_slots_end(started, tmp_path):
+    levels = "".join(f"    r{i}: {{train.lr: {(i + 1) / 1e4}}}\n" for i in range(20))
+    grid = "title: Many\nbase: {fusion.modalities: [text]}\naxes:\n  rate:\n" + levels
+    code, _, err = ended(started(epochs=1, grid=grid, further=("--max-concurrent", "2")))
+    assert code == 0, err
+    assert len(finished(tmp_path / "runs")) == 20
 
 
 def test_a_trial_that_diverges_fails_alone_with_its_reason(started, tmp_path):

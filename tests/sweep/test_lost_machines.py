@@ -1,0 +1,99 @@
+"""A worker or a whole machine is lost with trials on it: they go on elsewhere, or end clearly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from running_sweeps import SWEEP, checkpoints, ended, finished, trial_processes, wait_for
+
+from cxr_ray.report.trial_folder import read_history
+from cxr_ray.training.checkpoint import load_state
+
+pytestmark = pytest.mark.slow
+
+GRID = """title: One model or two
+base: {fusion.modalities: [text]}
+axes:
+  rate:
+    slow: {train.lr: 0.001}
+    slower: {train.lr: 0.0005}
+"""
+PYTEST = type("ThisProcess", (), {"pid": os.getpid()})
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Start sweeps of text models, and end what a test leaves running."""
+    processes = []
+
+    def start(*further, epochs):
+        grid = tmp_path / "rates.yaml"
+        grid.write_text(GRID)
+        command = [
+            sys.executable, str(SWEEP), "--grid", str(grid), "--profile", "tiny",
+            "--storage", str(tmp_path / "runs"), *further,
+            "--set", f"train.max_epochs={epochs}", "train.patience=1000",
+        ]  # fmt: skip
+        processes.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def cluster():
+    """A Ray cluster whose head runs no trial; a test adds its machines."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield cluster
+    cluster.shutdown()
+
+
+def saved_rows(folder):
+    """The epochs in an unfinished trial's checkpoint."""
+    return load_state(wait_for(lambda: checkpoints(folder), "a first checkpoint")[0])["history"]
+
+
+def computed(folder):
+    return json.loads((folder / "result.json").read_text())["compute"]
+
+
+def test_a_trial_that_loses_a_worker_goes_on_from_its_checkpoint(sweep, tmp_path):
+    process = sweep("--workers-per-trial", "2", "--only", "rate=slow", epochs=6)
+    rows = saved_rows(tmp_path / "runs")
+    os.kill(trial_processes(process, "RayTrainWorker")[-1], signal.SIGKILL)
+    code, _, err = ended(process)
+    assert code == 0, err
+    (folder,) = finished(tmp_path / "runs")
+    assert read_history(folder)[: len(rows)] == rows
+    assert computed(folder)["workers"] == 2
+    assert "fewest_workers" not in computed(folder)
+
+
+def test_a_group_whose_machine_is_lost_without_a_spare_goes_on_with_those_left(
+    sweep, cluster, tmp_path
+):
+    cluster.add_node(num_cpus=1)
+    lost = cluster.add_node(num_cpus=1)
+    process = sweep(
+        "--address", cluster.address, "--workers-per-trial", "2", "--only", "rate=slow",
+        "--wait-for-room", "5", epochs=6,
+    )  # fmt: skip
+    rows = saved_rows(tmp_path / "runs")
+    cluster.remove_node(lost, allow_graceful=False)
+    code, out, err = ended(process)
+    assert code == 0, err
+    (folder,) = finished(tmp_path / "runs")
+    assert read_history(folder)[: len(rows)] == rows
+    assert (computed(folder)["workers"], computed(folder)["fewest_workers"]) == (2, 1)
+    assert "went on text-full-bce-slow (1 of 2)" in out
