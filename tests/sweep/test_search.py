@@ -217,7 +217,7 @@ def simulated(study, pruner, seed):
     what is delivered is the curve's own height at the epoch that looked best.
     """
     space = SPACE.replace("max_epochs: 8", "max_epochs: 20") + f"pruner: {pruner}\n"
-    search = study.search(space, trials=20, overrides={"train.seed": seed})
+    search = study.search(space, trials=40, overrides={"train.seed": seed})
     trained, heights = 0, {}
     while member := search.next():
         config = member.config
