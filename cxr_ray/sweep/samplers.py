@@ -13,8 +13,8 @@ from optuna.trial import Trial, TrialState
 from cxr_ray.sweep.parameter import Parameter, Value
 from cxr_ray.sweep.space import Space
 
-# Half of the trials that reach a rung go on: after 1, 2, 4 and 8 epochs. A third going on saved little
-# more; a first rung of 2 uses more than half of the epochs on slowly rising curves.
+# Half of the trials that reach a rung go on: after 1, 2, 4 and 8 epochs. A third going on saved
+# little more; a first rung of 2 uses more than half of the epochs on slowly rising curves.
 FIRST_RUNG, KEPT_OF = 1, 2
 MEDIAN_WARM_UP = 2
 STARTUP_TRIALS = 8
