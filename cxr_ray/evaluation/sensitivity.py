@@ -313,6 +313,7 @@ def _p_values(intact: FloatArray, perturbed: FloatArray, within: ArrayLike | Non
     p_value = at_least / (count + 1)
     if within is not None:
         p_value = np.minimum(1.0, 2 * np.minimum(at_least, at_most) / (count + 1))
+    p_value = np.where(np.isnan(intact[:, 0]), np.nan, p_value)  # no figure, no evidence
     if len(p_value) == 1:
         return p_value[0]
     return np.minimum(1.0, 2 * np.quantile(p_value, 0.5, axis=0, method="higher"))
