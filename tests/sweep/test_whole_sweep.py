@@ -103,7 +103,7 @@ def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
     }
     assert len(sensitivity) == 4 * 6 * 6
     contribution = pd.read_csv(storage / "studies/paper12/contribution.csv")
-    assert len(contribution) == 4 * (3 + 10 + 6)
+    assert len(contribution) == 4 * (3 + 10 + 6 + 3)
     assert not contribution[["value", "low", "high"]].isna().any(axis=None)
     comparisons = pd.read_csv(storage / "studies/paper12/comparisons.csv")
     primary = comparisons[comparisons["family"] == "primary"]
