@@ -15,6 +15,7 @@ from cxr_ray.data.sources import open_source
 CHECKOUT = Path(__file__).parents[1]
 PAGE = (CHECKOUT / "docs" / "real-data.md").read_text()
 COVID = "table:docs/recipes/covid-chestxray.yaml@DATA/covid-chestxray-dataset"
+NORMAL = "table:docs/recipes/covid-chestxray-normal.yaml@DATA/covid-chestxray-dataset"
 INDIANA = "openi:DATA/indiana-openi"
 KERMANY = "table:docs/recipes/kermany.yaml@DATA/kermany-chest-xray"
 RELAXED = "cohort.positive=relaxed"
@@ -132,3 +133,12 @@ def test_each_recipe_trains_scores_and_tabulates(launch, tmp_path, options, rows
     found = [(row["test_set"], row["n"], row["n_positive"]) for row in board]
     assert {row: found.count(row) for row in found} == rows
     assert all(row["status"] == "done" and 0 <= float(row["auroc"]) <= 1 for row in board)
+
+
+def test_models_of_children_are_tested_on_adults(launch, tmp_path):
+    """The external test of docs/real-data.md, with one small model."""
+    launch("sweep.py", "--grid", "paper12", "--data", KERMANY, "--profile", "tiny",
+           "--only", "dataset=full,loss=bce")  # fmt: skip
+    study = str(tmp_path / "studies" / "paper12-kermany")
+    said = launch("evaluate.py", study, "--data", NORMAL, "--name", "covid-chestxray")
+    assert re.search(r"^image-full-bce +covid-chestxray +367 +277 .* 209 +199 ", said, re.MULTILINE)
