@@ -69,7 +69,9 @@ class WeightedRanking:
         before = np.zeros((len(weights), 1))
         hits = np.cumsum(np.take(weights, self.positives_in_order, axis=1), axis=1)
         true_positive = np.hstack([before, hits])[:, self.positives_until]
-        called = np.cumsum(np.take(weights, self.order, axis=1), axis=1)[:, self.end]
+        start = np.concatenate([[0], self.end[:-1] + 1])
+        runs = np.add.reduceat(np.take(weights, self.order, axis=1), start, axis=1)
+        called = np.cumsum(runs, axis=1)
         false_positive = called - true_positive
         gained = np.diff(true_positive, axis=1, prepend=0.0)
         lost = np.diff(false_positive, axis=1, prepend=0.0)
