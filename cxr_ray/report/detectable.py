@@ -73,9 +73,10 @@ def power_clause(
     figures = _differences(positives, negatives, comparisons)
     said = [f"{figure} (at AUROC {near})" for near, figure in figures.items()]
     return (
-        f"with {positives} positive and {negatives} negative records only a difference of about "
-        f"{' or '.join(said)} and more would be found in four of five cases"
-        f"{OVER_FOLDS if over_folds else ''}"
+        f"with {positives} positive and {negatives} negative records two single models would have "
+        f"to differ by about {' or '.join(said)} to be told apart in four of five cases"
+        + OVER_FOLDS
+        * over_folds
     )
 
 

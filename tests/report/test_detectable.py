@@ -48,7 +48,9 @@ def test_a_test_set_of_one_class_shows_nothing():
 
 
 def test_the_clause_is_about_the_whole_family():
-    assert "about .24 (at AUROC .80) or .18 (at AUROC .90) and more" in power_clause(20, 180, 20)
+    assert "differ by about .24 (at AUROC .80) or .18 (at AUROC .90) to be" in power_clause(
+        20, 180, 20
+    )
 
 
 def test_the_test_over_folds_is_said_to_need_more():
