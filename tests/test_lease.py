@@ -78,9 +78,11 @@ def rival():
 def write(folder, lease, *, silent=0.0):
     """Put a lease there that was last kept fresh ``silent`` seconds ago."""
     folder.mkdir(exist_ok=True)
-    (folder / LEASE_FILE).write_text(json.dumps(asdict(lease)))
+    aside = folder / "aside"
+    aside.write_text(json.dumps(asdict(lease)))
     then = time.time() - silent
-    os.utime(folder / LEASE_FILE, (then, then))
+    os.utime(aside, (then, then))
+    aside.replace(folder / LEASE_FILE)  # whole at once: a heartbeat may be reading
 
 
 def elsewhere(folder):
