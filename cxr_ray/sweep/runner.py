@@ -298,8 +298,7 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
         resources: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
     else:
         resources = {"cpu": need.cpus_per_worker, "gpu": need.gpus_per_worker}
-    follow = _Follow(handout)
-    starved = StarvedStopper(need, follow.reasons)
+    starved = StarvedStopper(need)
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             tune.with_resources(_train_in_trial, resources),
@@ -314,12 +313,14 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
                 name="trials",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[follow, starved],
+                callbacks=[_Follow(handout), starved],
                 stop=starved,
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
         )
         tuner.fit()
+    for identity, reason in starved.reasons.items():
+        handout.ended(identity, reason)
 
 
 class _Follow(tune.Callback):
@@ -327,7 +328,7 @@ class _Follow(tune.Callback):
 
     def __init__(self, handout: _Handout) -> None:
         self._handout = handout
-        self.reasons: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which is never used.
@@ -342,13 +343,13 @@ class _Follow(tune.Callback):
     ) -> None:
         """Pass an epoch's figures on, or keep the reason of a trial that failed by itself."""
         if "failed" in result:
-            self.reasons[_identity(trial)] = result["failed"]
+            self._reasons[_identity(trial)] = result["failed"]
         elif "val_loss" in result:
             self._handout.epoch(_identity(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
-        self._handout.ended(_identity(trial), self.reasons.pop(_identity(trial), None))
+        self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good."""

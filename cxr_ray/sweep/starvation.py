@@ -16,17 +16,17 @@ LOOK_SECONDS = 1.0
 class StarvedStopper(tune.Callback, tune.Stopper):
     """Stops everything once no node has held a trial for ``need.wait_for_room`` seconds.
 
-    Parameters
+    Attributes
     ----------
     reasons
-        Filled with why each trial that waited has failed, by experiment id.
+        Why each trial that waited then is given up, by experiment id; Tune calls nobody for them.
     """
 
-    def __init__(self, need: TrialResources, reasons: dict[str, str]) -> None:
-        self._need, self._reasons = need, reasons
+    def __init__(self, need: TrialResources) -> None:
+        self._need = need
+        self.reasons: dict[str, str] = {}
         self._each = worker_resources(need.cpus_per_worker, need.gpus_per_worker)
         self._looked = self._last_held = time.monotonic()
-        self._starved = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which is never used.
@@ -38,12 +38,12 @@ class StarvedStopper(tune.Callback, tune.Stopper):
 
     def stop_all(self) -> bool:
         """Stop everything, or not yet."""
-        return self._starved
+        return bool(self.reasons)
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
         """Look whether any trial runs, or could."""
         now = time.monotonic()
-        if self._starved or now - self._looked < LOOK_SECONDS:
+        if self.reasons or now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         waiting = [trial for trial in trials if trial.status == "PENDING"]
@@ -52,11 +52,10 @@ class StarvedStopper(tune.Callback, tune.Stopper):
         elif now - self._last_held > self._need.wait_for_room:
             wanted = " and ".join(f"{value:g} {unit}s" for unit, value in self._each.items())
             for trial in waiting:
-                self._reasons[trial.config["job"]["experiment_id"]] = (
+                self.reasons[trial.config["job"]["experiment_id"]] = (
                     f"no machine is left to run it: it needs {wanted}, and none has had them for "
                     f"{self._need.wait_for_room:g} s; the same command continues it"
                 )
-            self._starved = True
 
     def _is_held(self) -> bool:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from running_sweeps import SWEEP, checkpoints, ended, finished, trial_processes, wait_for
 
@@ -97,3 +98,32 @@ def test_a_group_whose_machine_is_lost_without_a_spare_goes_on_with_those_left(
     assert read_history(folder)[: len(rows)] == rows
     assert (computed(folder)["workers"], computed(folder)["fewest_workers"]) == (2, 1)
     assert "went on text-full-bce-slow (1 of 2)" in out
+
+
+def test_trials_on_a_lost_machine_go_on_elsewhere_and_end_clearly_where_there_is_none(
+    sweep, cluster, tmp_path
+):
+    first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+    command = ("--address", cluster.address, "--wait-for-room", "5")
+    process = sweep(*command, epochs=60)
+    wait_for(lambda: len(checkpoints(tmp_path / "runs")) == 2, "two first checkpoints")
+    rows = {path.parent.parent.name: load_state(path)["history"]
+            for path in checkpoints(tmp_path / "runs")}  # fmt: skip
+    cluster.remove_node(first, allow_graceful=False)
+    wait_for(lambda: finished(tmp_path / "runs"), "the end of the one not lost")
+    left = len(saved_rows(tmp_path / "runs"))
+    wait_for(lambda: len(saved_rows(tmp_path / "runs")) > left, "the other's going on there")
+    cluster.remove_node(second, allow_graceful=False)
+    code, out, err = ended(process)
+    assert code == 1, err
+    assert len(finished(tmp_path / "runs")) == 1
+    assert "no machine is left to run it: it needs 1 CPUs" in out
+    table = pd.read_csv(next((tmp_path / "runs").glob("studies/*/leaderboard.csv")))
+    assert list(table["status"]).count("failed") == 1
+    cluster.add_node(num_cpus=1)
+    code, out, err = ended(sweep(*command, epochs=60))
+    assert code == 0, err
+    assert len(finished(tmp_path / "runs")) == 2
+    for folder in finished(tmp_path / "runs"):
+        saved = rows[folder.name]
+        assert read_history(folder)[: len(saved)] == saved

@@ -17,8 +17,7 @@ def step(monkeypatch):
     now = SimpleNamespace(seconds=0.0, nodes=HELD)
     monkeypatch.setattr(starvation.time, "monotonic", lambda: now.seconds)
     monkeypatch.setattr(starvation.ray, "nodes", lambda: now.nodes)
-    reasons = {}
-    stopper = starvation.StarvedStopper(TrialResources(wait_for_room=10), reasons)
+    stopper = starvation.StarvedStopper(TrialResources(wait_for_room=10))
 
     def step(nodes, *states, seconds=2.0):
         now.seconds, now.nodes = now.seconds + seconds, nodes
@@ -27,8 +26,8 @@ def step(monkeypatch):
             for i, state in enumerate(states)
         ]
         stopper.on_step_end(0, trials)
-        assert stopper.stop_all() == bool(reasons)
-        return reasons
+        assert stopper.stop_all() == bool(stopper.reasons)
+        return stopper.reasons
 
     return step
 
