@@ -70,6 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="train a part of the grid; repeatable",
     )
     study.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    study.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: time a step of each model here, and keep the prices",
+    )
     study.add_argument("--fresh", action="store_true", help="train again what is already there")
     add_data_arguments(parser)
     where = parser.add_argument_group("tracking and resources")
@@ -107,10 +112,13 @@ def duration(text: str) -> float:
 
 
 def main(options: argparse.Namespace) -> int:
+    from cxr_ray.errors import InputError
     from cxr_ray.sweep.grid import find_study_file
     from cxr_ray.sweep.resources import TrialResources
     from cxr_ray.sweep.sweep import SweepOptions, run_sweep
 
+    if options.measure and not options.dry_run:
+        raise InputError("--measure: it goes with --dry-run, which it gives prices to")
     print(f"profile {options.profile}, data {options.data.partition(':')[0]}", flush=True)
     asked = SweepOptions(
         grid=options.grid and find_study_file("--grid", options.grid, SEARCH_SPACES),
@@ -146,7 +154,7 @@ def main(options: argparse.Namespace) -> int:
     if options.dry_run:
         from cxr_ray.sweep.dry_run import describe_plan
 
-        print(describe_plan(asked))
+        print(describe_plan(asked, measure=options.measure))
         return DONE
     progress = TerminalProgress()
     outcome = run_sweep(asked, progress)

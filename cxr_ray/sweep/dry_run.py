@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, count_parts, is_prepared, read_manifest
+from cxr_ray.errors import InputError
 from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.detectable import count_tested, describe_power
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.ledger import Ledger
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
+from cxr_ray.sweep.price import StudyPrice, describe_price
 from cxr_ray.sweep.resources import count_slots, local_resources
 from cxr_ray.sweep.search_plan import DEFAULT_TRIALS, describe_space
 from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
@@ -19,17 +21,23 @@ from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 PENDING = "id pending weights"
 
 
-def describe_plan(options: SweepOptions) -> str:
-    """Describe a sweep without writing, training or starting anything.
+def describe_plan(options: SweepOptions, *, measure: bool = False) -> str:
+    """Describe a sweep without preparing or training anything.
 
     Where the cohort is not prepared, it is counted from the source's tables alone.
+
+    Parameters
+    ----------
+    measure
+        Whether steps whose price is not known are measured, and kept in the storage. Without it
+        nothing is written or started.
 
     Raises
     ------
     InputError
         As the sweep itself would.
     """
-    planned = plan_sweep(options, create=False)
+    planned = plan_sweep(options, create=measure)
     storage = planned.storage
     counted = {
         group[0].keys.cohort: _count(storage, group[0]) for group in planned.plan.by_cohort()
@@ -52,8 +60,31 @@ def describe_plan(options: SweepOptions) -> str:
         lines += ["", *describe_space(search.space, search.fixed), *said]
         lines.append(_asked(storage.studies / planned.study_name, options))
     lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
-    lines += ["", _resources(options), _disk(plan, counted), "time: not measured"]
-    return "\n".join(lines)
+    lines += ["", _resources(options), _disk(plan, counted)]
+    members = list(plan.selected)
+    if planned.search is not None:
+        members = [plan.members[0]] * (_trial_limit(options) or DEFAULT_TRIALS)
+        lines.append(f"priced as {len(members)} times trial 0, none ended before its time")
+    manifests = {cohort: manifest for cohort, (manifest, _) in counted.items()}
+    return "\n".join([*lines, *_price(storage, members, manifests, options, measure)])
+
+
+def _price(
+    storage: Storage,
+    members: list[Member],
+    manifests: dict[str, dict[str, Any]],
+    options: SweepOptions,
+    measure: bool,
+) -> list[str]:
+    try:
+        price = StudyPrice(storage, members, manifests, options.resources, options.max_concurrent)
+    except InputError as error:
+        if options.address is None or measure:
+            raise
+        return [f"time: not measured; this machine cannot measure it: {error}"]
+    if measure:
+        price.measure()
+    return describe_price(price, address=options.address)
 
 
 def _experiments(storage: Storage, plan: Plan) -> list[str]:
@@ -98,11 +129,14 @@ def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[
 def _asked(folder: Path, options: SweepOptions) -> str:
     """Say how many trials a search has asked for, and how many it may."""
     asked = len(Ledger(folder).read())
-    limit = options.trials
-    if limit is None and options.time_budget is None:
-        limit = DEFAULT_TRIALS
+    limit = _trial_limit(options)
     budget = f" within {options.time_budget:g} s" if options.time_budget is not None else ""
     return f"trials: {asked} asked for so far, {limit or 'no limit'} in all{budget}"
+
+
+def _trial_limit(options: SweepOptions) -> int | None:
+    unlimited = options.trials is None and options.time_budget is None
+    return DEFAULT_TRIALS if unlimited else options.trials
 
 
 def _state(storage: Storage, member: Member) -> str:

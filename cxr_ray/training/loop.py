@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
-from cxr_ray.data.batches import collate, draw_lost, epoch_batches, scoring_batches, shard
+from cxr_ray.data.batches import collate
+from cxr_ray.data.order import SCORING_BATCH, draw_lost, epoch_batches, scoring_batches, shard
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.evaluation.ranking import auroc, average_precision
 from cxr_ray.models.classifier import Classifier
@@ -26,7 +27,6 @@ from cxr_ray.training.schedule import build_schedule
 from cxr_ray.training.task import TrainingTask
 from cxr_ray.training.world import World
 
-SCORING_BATCH = 256
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 Report = Callable[[dict[str, Any]], None]
@@ -77,14 +77,7 @@ def fit(
     train = arm.indices("train", own=True)
     loss = build_loss(config.loss, float(arm.label[train].mean()))
     task = TrainingTask(config, model, loss)
-    trained = [p for p in task.parameters() if p.requires_grad]
-    kind = torch.optim.AdamW if config.train.optimizer == "adamw" else torch.optim.Adam
-    optimizer = kind(
-        trained,
-        lr=config.train.lr,
-        weight_decay=config.train.weight_decay,
-        fused=config.compute.fused_optimizer or None,
-    )
+    optimizer = build_optimizer(config, task)
     schedule = build_schedule(config.train, optimizer)
     wrapped = share_gradients(task, world, accumulate=config.train.accumulate)
     history: list[dict[str, Any]] = []
@@ -102,7 +95,7 @@ def fit(
     while epoch < config.train.max_epochs and epoch - best_epoch <= config.train.patience:
         began = time.perf_counter()
         rate = schedule.get_last_lr()[0]
-        train_loss = _train_epoch(
+        train_loss = train_epoch(
             config, arm, train, task, wrapped, optimizer, epoch, world, should_stop
         )
         schedule.step()
@@ -135,6 +128,17 @@ def fit(
     return history
 
 
+def build_optimizer(config: ExperimentConfig, task: TrainingTask) -> torch.optim.Optimizer:
+    """Build the optimizer of what is trained."""
+    kind = torch.optim.AdamW if config.train.optimizer == "adamw" else torch.optim.Adam
+    return kind(
+        [p for p in task.parameters() if p.requires_grad],
+        lr=config.train.lr,
+        weight_decay=config.train.weight_decay,
+        fused=config.compute.fused_optimizer or None,
+    )
+
+
 def share_gradients(task: TrainingTask, world: World, *, accumulate: int) -> nn.Module:
     """Wrap a task so that its gradients are averaged over workers; what is frozen has none.
 
@@ -146,7 +150,7 @@ def share_gradients(task: TrainingTask, world: World, *, accumulate: int) -> nn.
     return DistributedDataParallel(task, broadcast_buffers=False, static_graph=accumulate == 1)
 
 
-def _train_epoch(
+def train_epoch(
     config: ExperimentConfig,
     arm: ArmData,
     train: NDArray[np.int64],

@@ -65,7 +65,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
         compute = read_compute(attempt)
     world.gather(None)
 
-    _compute_alike_every_time(job.cpus_per_worker)
+    compute_alike_every_time(job.cpus_per_worker)
     arm = open_arm_once(storage, config.model_dump_json(), DataKeys(**job.keys))  # type: ignore[arg-type]
     model = build_classifier(config, arm, world)
     trained = storage.trials / job.experiment_id
@@ -197,7 +197,7 @@ class _LeaseWatch:
         return not holds_lease(self._running, self._attempt)
 
 
-def _compute_alike_every_time(threads: int) -> None:
+def compute_alike_every_time(threads: int) -> None:
     """Make the arithmetic the same in every run: thread count and deterministic algorithms."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ from prepared_phantom import PreparedPhantom, tiny_config
 from torch import distributed, multiprocessing
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cxr_ray.data.batches import epoch_batches
+from cxr_ray.data.order import epoch_batches
 from cxr_ray.storage import Storage
 from cxr_ray.training import loop
 from cxr_ray.training.loop import fit, score, share_gradients

@@ -276,7 +276,7 @@ def test_validation_logits_that_are_not_finite_fail_the_trial(phantom, tmp_path,
         task.model.head.linear.weight.data.fill_(float("nan"))
         return 0.5
 
-    monkeypatch.setattr(loop, "_train_epoch", poison)
+    monkeypatch.setattr(loop, "train_epoch", poison)
     with pytest.raises(TrialError, match="validation logits are not finite"):
         trained(phantom, tiny_config(fusion__modalities="text"), tmp_path)
 

@@ -7,7 +7,8 @@ from prepared_phantom import tiny_config
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from cxr_ray.config.schema import LossConfig
-from cxr_ray.data.batches import Batch, draw_lost
+from cxr_ray.data.batches import Batch
+from cxr_ray.data.order import draw_lost
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.training.losses import build_loss
 from cxr_ray.training.task import TrainingTask
