@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import sigmoid_focal_loss
 
 from cxr_ray.config.schema import LossConfig
 from cxr_ray.training.losses import build_loss
@@ -43,6 +44,19 @@ def test_focal_is_the_formula_of_lin_et_al(logit, label):
     wanted = -weight * (1 - right) ** 1.5 * math.log(right)
     found = focal(0.85, 1.5)(torch.tensor([logit]), torch.tensor([label]))
     assert float(found) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 0.4, 0.95])
+def test_focal_below_a_gamma_of_1_is_torchvisions_with_a_gradient_where_a_record_is_right(gamma):
+    logits = torch.tensor([-8.0, -1.0, 0.3, 6.0], requires_grad=True)
+    for label in (torch.zeros(4), torch.ones(4)):
+        values = [focal(0.85, gamma)(logits, label), sigmoid_focal_loss(logits, label, 0.85, gamma)]
+        assert torch.allclose(*values, rtol=1e-4)
+        ours, theirs = (torch.autograd.grad(each.sum(), logits)[0] for each in values)
+        assert torch.allclose(ours, theirs, rtol=1e-3)
+    sure = torch.tensor([40.0, 200.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(focal(0.85, gamma)(sure, torch.ones(2)).sum(), sure)
+    assert torch.isfinite(gradient).all()
 
 
 @given(pairs)
