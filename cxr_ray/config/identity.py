@@ -233,6 +233,8 @@ def _split(config: ExperimentConfig) -> dict[str, Any]:
     if split.kind == "official":
         return {"kind": "official"}
     reads = {"kind", "shares"} | ({"folds"} if split.kind == "kfold" else set())
+    if split.keeps_validation:
+        reads.add("validation")
     return {"seed": config.data.seed, **split.model_dump(mode="json", include=reads)}
 
 

@@ -62,14 +62,17 @@ class SplitConfig(Section):
     """How patients are divided into train, validation and test.
 
     ``kfold`` tests every patient once in each of ``repeats`` divisions into ``folds``; of
-    ``shares`` it reads how validation relates to training. ``repeat`` and ``fold``, counted from
-    1, say which of the fits an experiment is: the sweep sets them, nobody else.
+    ``shares`` it reads how validation relates to training. With ``validation: holdout`` it leaves
+    the validation part of ``holdout`` out of the folds, as that of every fit: what was chosen on
+    it is tested on others. ``repeat`` and ``fold``, counted from 1, say which of the fits an
+    experiment is: the sweep sets them, nobody else.
     """
 
     kind: Literal["holdout", "official", "kfold"] = "holdout"
     shares: Annotated[tuple[Share, Share, Share], BeforeValidator(_one_or_many)] = (0.7, 0.1, 0.2)
     folds: Annotated[int, Field(ge=3)] = 5
     repeats: PositiveInt = 3
+    validation: Literal["fold", "holdout"] = "fold"
     repeat: PositiveInt | None = None
     fold: PositiveInt | None = None
 
@@ -80,6 +83,11 @@ class SplitConfig(Section):
                 f"the shares {list(self.shares)} add up to {sum(self.shares):g}, not 1"
             )
         return self
+
+    @property
+    def keeps_validation(self) -> bool:
+        """Whether all fits of a cross-validation have the same validation part."""
+        return self.kind == "kfold" and self.validation == "holdout"
 
     @property
     def fits(self) -> tuple["SplitConfig", ...]:

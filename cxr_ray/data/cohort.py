@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cxr_ray.data.split import assign_fit_parts, assign_parts, check_folds
+from cxr_ray.data.split import assign_fit_parts, assign_parts, check_folds, kept_validation
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -201,11 +201,16 @@ def _parts(frame: pd.DataFrame, source: Source, config: ExperimentConfig) -> np.
     if source.parts == ("test",):
         return frame["part"].to_numpy(object)
     label = frame["label"].to_numpy()
-    if config.data.split.kind == "holdout":
-        return assign_parts(patient, label, config.data.split.shares, config.data.seed)
-    if config.data.split.kind == "kfold":
+    split = config.data.split
+    held_out = None
+    if split.kind == "holdout" or split.keeps_validation:
+        held_out = assign_parts(patient, label, split.shares, config.data.seed)
+    if split.kind == "kfold":
         # A cohort's own parts are those of the first fit; each fit assigns its own.
-        return assign_fit_parts(patient, label, config.fits[0].data)
+        kept = None if held_out is None else held_out == "val"
+        return assign_fit_parts(patient, label, config.fits[0].data, kept)
+    if held_out is not None:
+        return held_out
     if "part" not in frame:
         raise InputError(f"data.split.kind: {source.name} has no official split; use holdout")
     crossing = frame.groupby("patient")["part"].nunique()
@@ -239,4 +244,10 @@ def check_classes(frame: pd.DataFrame, source: Source, config: ExperimentConfig)
                     " all); change data.split or select more records"
                 )
     if config.data.split.kind == "kfold":
-        check_folds(frame["patient"].to_numpy(object), label.to_numpy(), config.data.split.folds)
+        kept = kept_validation(frame, config.data)
+        divided = frame if kept is None else frame[~kept]
+        check_folds(
+            divided["patient"].to_numpy(object),
+            divided["label"].to_numpy(),
+            config.data.split.folds,
+        )

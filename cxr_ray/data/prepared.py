@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys
 from cxr_ray.config.schema import DataConfig
 from cxr_ray.data.sources.groups import GROUP_PREFIX
-from cxr_ray.data.split import assign_folds
+from cxr_ray.data.split import assign_folds, kept_validation
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 MANIFEST = "manifest.json"
@@ -86,29 +85,36 @@ def count_parts(cohort: "pd.DataFrame", data: DataConfig) -> dict[str, Any]:
     repeat, in order.
     """
 
-    def count(chosen: "np.ndarray") -> dict[str, int]:
-        return {"n": int(chosen.sum()), "n_positive": int(cohort.loc[chosen, "label"].sum())}
+    def count(label: "pd.Series[int]") -> dict[str, int]:
+        return {"n": len(label), "n_positive": int(label.sum())}
 
     part = cohort["part"].to_numpy()
     counts: dict[str, Any] = {
-        "parts": {name: count(part == name) for name in ("train", "val", "test")}
+        "parts": {name: count(cohort["label"][part == name]) for name in ("train", "val", "test")}
     }
     if data.split.kind == "kfold":
-        patient, label = cohort["patient"].to_numpy(object), cohort["label"].to_numpy()
+        kept = kept_validation(cohort, data)
+        divided = cohort if kept is None else cohort[~kept]
+        patient, label = divided["patient"].to_numpy(object), divided["label"].to_numpy()
         fold = assign_folds(patient, label, data.split.folds, 1, data.seed)
-        counts["folds"] = [count(fold == each) for each in range(1, data.split.folds + 1)]
+        numbers = range(1, data.split.folds + 1)
+        counts["folds"] = [count(divided["label"][fold == each]) for each in numbers]
     return counts
 
 
 def named_counts(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Name the counts that a reader wants: of the parts, or of a cross-validation's folds.
 
-    Each fold is the test part of one fit, and has a share in the training of the others.
+    Each fold is the test part of one fit, and has a share in the training of the others. What is
+    in no fold validates every fit.
     """
     folds = manifest.get("folds")
     if folds is None:
         return dict(manifest["parts"])
-    return {f"fold {number}": counts for number, counts in enumerate(folds, start=1)}
+    named = {f"fold {number}": counts for number, counts in enumerate(folds, start=1)}
+    if sum(counts["n"] for counts in folds) < manifest["records"]:
+        named["val of every fit"] = manifest["parts"]["val"]
+    return named
 
 
 def read_cohort(folder: Path) -> "pd.DataFrame":

@@ -73,7 +73,9 @@ def assign_folds(
     return 1 + _deal(patient, label, [1 / folds] * folds, f"{seed}, repeat {repeat}")
 
 
-def assign_fit_parts(patient: np.ndarray, label: np.ndarray, data: DataConfig) -> np.ndarray:
+def assign_fit_parts(
+    patient: np.ndarray, label: np.ndarray, data: DataConfig, kept: np.ndarray | None = None
+) -> np.ndarray:
     """Give the parts that one fit of a cross-validation sees.
 
     Its fold is the test part; validation is drawn from the other patients, stratified, in the
@@ -85,6 +87,8 @@ def assign_fit_parts(patient: np.ndarray, label: np.ndarray, data: DataConfig) -
         As in `assign_parts`.
     data : DataConfig
         With ``split.repeat`` and ``split.fold``.
+    kept : (N,) array of bool, optional
+        Whole patients, who are the validation part of every fit; folds then divide the others.
 
     Returns
     -------
@@ -99,6 +103,11 @@ def assign_fit_parts(patient: np.ndarray, label: np.ndarray, data: DataConfig) -
     split = data.split
     if split.repeat is None or split.fold is None:
         raise InputError("data.split.kind: kfold makes several fits, and none of them is named")
+    if kept is not None:
+        part = np.full(len(kept), "val", object)
+        folds = assign_folds(patient[~kept], label[~kept], split.folds, split.repeat, data.seed)
+        part[~kept] = np.where(folds == split.fold, "test", "train")
+        return part
     folds = assign_folds(patient, label, split.folds, split.repeat, data.seed)
     part = np.full(len(folds), "test", object)
     rest = folds != split.fold
@@ -119,7 +128,12 @@ def read_parts(cohort: pd.DataFrame, data: DataConfig) -> np.ndarray:
     if data.split.kind != "kfold":
         return cohort["part"].to_numpy(dtype=str)
     patient, label = cohort["patient"].to_numpy(object), cohort["label"].to_numpy()
-    return assign_fit_parts(patient, label, data).astype(str)
+    return assign_fit_parts(patient, label, data, kept_validation(cohort, data)).astype(str)
+
+
+def kept_validation(cohort: pd.DataFrame, data: DataConfig) -> np.ndarray | None:
+    """Tell (N,) which records of a prepared cohort validate every fit; None if each has its own."""
+    return (cohort["part"] == "val").to_numpy() if data.split.keeps_validation else None
 
 
 def check_folds(patient: np.ndarray, label: np.ndarray, folds: int) -> None:

@@ -18,17 +18,18 @@ def count_tested(manifest: Mapping[str, Any], split: str) -> tuple[int, int]:
     Parameters
     ----------
     manifest
-        A cohort's counts: ``records``, ``positive`` and ``parts``.
+        A cohort's counts: ``parts``, and ``folds`` of a cross-validation.
     split
-        ``data.split.kind``; where no part is held out, every record is tested out of fold.
+        ``data.split.kind``; where no part is held out, every record of a fold is tested.
     """
-    if split in HELD_OUT:
-        test = manifest["parts"]["test"]
-        return test["n_positive"], test["n"] - test["n_positive"]
-    return manifest["positive"], manifest["records"] - manifest["positive"]
+    tested = [manifest["parts"]["test"]] if split in HELD_OUT else manifest["folds"]
+    positives = sum(counts["n_positive"] for counts in tested)
+    return positives, sum(counts["n"] for counts in tested) - positives
 
 
-def describe_power(positives: int, negatives: int, comparisons: int, split: str) -> str:
+def describe_power(
+    positives: int, negatives: int, comparisons: int, split: str, *, search: bool = False
+) -> str:
     """Say how small a difference of AUROC the test set can show, and what would help.
 
     Parameters
@@ -39,6 +40,9 @@ def describe_power(positives: int, negatives: int, comparisons: int, split: str)
         Size of the family that the grid declares.
     split : str
         ``data.split.kind``.
+    search : bool
+        Whether trials are ranked, which needs one validation part: what is found is to be
+        cross-validated then.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def describe_power(positives: int, negatives: int, comparisons: int, split: str)
     test_set = f"this test set ({positives} positive, {negatives} negative records)"
     if not positives or not negatives:
         return f"{test_set} can show no difference: a class is absent" + _advice(
-            positives, negatives, split
+            positives, negatives, split, search
         )
     sentence = f"smallest AUROC difference that {test_set} shows in four of five cases: "
     alone = _differences(positives, negatives, 1)
@@ -61,7 +65,7 @@ def describe_power(positives: int, negatives: int, comparisons: int, split: str)
             f"{' and '.join(corrected.values())}"
         )
     sentence += "" if split in HELD_OUT else OVER_FOLDS
-    return sentence + _advice(positives, negatives, split)
+    return sentence + _advice(positives, negatives, split, search)
 
 
 def power_clause(
@@ -101,11 +105,11 @@ def _differences(positives: int, negatives: int, comparisons: int) -> dict[str, 
     }
 
 
-def _advice(positives: int, negatives: int, split: str) -> str:
+def _advice(positives: int, negatives: int, split: str, search: bool) -> str:
     fewer = min(positives, negatives)
     if split not in HELD_OUT or fewer >= FEW_EVENTS:
         return ""
-    return (
-        f"\nunder {FEW_EVENTS} test records of a class ({fewer}): "
-        "--set data.split.kind=kfold tests every record of the cohort"
-    )
+    few = f"\nunder {FEW_EVENTS} test records of a class ({fewer}): "
+    if search:
+        return f"{few}cross-validate what the search finds, by the command that it ends with"
+    return f"{few}--set data.split.kind=kfold tests every record of the cohort"

@@ -101,7 +101,7 @@ def _test_to_train(fits: Sequence[Fit]) -> float:
     """Divide a fold's records by those of its training part, before any sub-sampling."""
     tested = [int(fit.predictions.rows("test", "full").sum()) for fit in fits]
     validated = [int(fit.predictions.rows("val", "full").sum()) for fit in fits]
-    first = min(fit.repeat for fit in fits)
-    records = sum(n for fit, n in zip(fits, tested, strict=True) if fit.repeat == first)
+    # Each fit predicts its fold and its validation part, which may be in no fold: never training.
+    records = len(np.unique(np.concatenate([fit.predictions.record_id for fit in fits])))
     ratios = [test / (records - test - val) for test, val in zip(tested, validated, strict=True)]
     return float(np.mean(ratios))

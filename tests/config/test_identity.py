@@ -41,6 +41,7 @@ DECISIONS = {
     # Only a split into folds has them: see the test below.
     "data.split.folds": ("4", NEVER),
     "data.split.repeats": ("2", NEVER),
+    "data.split.validation": ("holdout", NEVER),
     "cohort.view": ("AP", EVERY),
     "cohort.orientation": ("Recumbent", EVERY),
     "cohort.portable": ("keep", EVERY),
@@ -231,6 +232,19 @@ def test_more_repeats_leave_the_fits_that_there_are_as_they_were():
     assert [identify(fit) for fit in few] == [identify(fit) for fit in many[:5]]
     other = resolve([parse_assignments([*SMALL, fold, "data.split.folds=4"])]).fits[0]
     assert identify(other) != identify(few[0])
+
+
+def test_fits_that_share_a_validation_part_are_others_and_read_another_cohort():
+    fold = [*SMALL, "data.split.kind=kfold", "data.split.shares=0.7,0.1,0.2"]
+    own, shared = (
+        resolve([parse_assignments([*fold, f"data.split.validation={validation}"])])
+        for validation in ("fold", "holdout")
+    )
+    rules = own.cohort.model_dump(mode="json")
+    assert cohort_key("a" * 64, rules, ("image",), own) != (
+        cohort_key("a" * 64, rules, ("image",), shared)
+    )
+    assert not {identify(fit) for fit in own.fits} & {identify(fit) for fit in shared.fits}
 
 
 def test_an_explicit_default_of_require_is_the_same_experiment():

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from cxr_ray.data.split import (
     check_folds,
     natural_majority_share,
     own_members,
+    read_parts,
 )
 from cxr_ray.errors import InputError
 
@@ -101,10 +103,10 @@ def test_a_share_above_the_natural_one_is_refused_and_the_natural_one_is_not():
         own_members(record, label, part, 0.95, 0)
 
 
-def fold_data(repeat, fold, folds=5, seed=0):
+def fold_data(repeat, fold, folds=5, seed=0, **split):
     return configured(
         data={"seed": seed, "split": {"kind": "kfold", "folds": folds, "repeat": repeat,
-                                      "fold": fold}}
+                                      "fold": fold, **split}}
     ).data  # fmt: skip
 
 
@@ -124,6 +126,24 @@ def test_every_record_is_tested_once_a_repeat_and_no_patient_is_in_two_parts(shu
             assert (assign_fit_parts(patient[order], label[order], data) == part[order]).all()
             tested += part == "test"
         assert (tested == 1).all()
+
+
+def test_a_kept_validation_part_is_that_of_the_holdout_in_every_fit_and_is_never_tested():
+    _, patient, label = records(240, 60, patients=110)
+    frame = pd.DataFrame({"patient": patient, "label": label})
+    frame["part"] = assign_parts(patient, label, SHARES, 0)
+    held_out = (frame["part"] == "val").to_numpy()
+    tested = np.zeros(240, int)
+    for fold in range(1, 6):
+        data = fold_data(1, fold, validation="holdout")
+        part = read_parts(frame, data)
+        assert ((part == "val") == held_out).all()
+        for name in np.unique(patient.astype(str)):
+            assert len(set(part[patient == name])) == 1
+        # a cohort on disk has the parts of its first fit
+        assert (read_parts(frame.assign(part=part), data) == part).all()
+        tested += part == "test"
+    assert (tested == ~held_out).all()
 
 
 def test_folds_hold_the_same_number_of_each_class_to_one_record():

@@ -17,9 +17,10 @@ FOLDS, REPEATS = 4, 2
 class FoldedTrials:
     """A folder of trials; every model's fits see the same patients and folds."""
 
-    def __init__(self, trials, records=400, positives=120, fits_share_scale=False):
+    def __init__(self, trials, records=400, positives=120, fits_share_scale=False, kept=None):
         self.trials = trials
         self.shared = fits_share_scale
+        self.kept = kept
         self.label = np.repeat([1, 0], [positives, records - positives]).astype(np.int8)
         self.patient = np.array([f"p{number}" for number in range(records)], object)
         split = {"kind": "kfold", "folds": FOLDS, "repeats": REPEATS}
@@ -56,7 +57,7 @@ class FoldedTrials:
     def _write(self, identity, fit, number, signals):
         folder = self.trials / identity
         folder.mkdir()
-        part = assign_fit_parts(self.patient, self.label, fit.data)
+        part = assign_fit_parts(self.patient, self.label, fit.data, self.kept)
         rng = np.random.default_rng(int(identity, 16))
         own = rng.normal(size=(2, len(self.label)))
         sides = np.array(signals)[:, None] * self.label + 0.9 * self.noise + 0.4 * own

@@ -13,8 +13,9 @@ from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report import fold_use
 from cxr_ray.report.comparisons import compare_trials
 from cxr_ray.report.cross_validation import out_of_fold_chances, score_cross_validation
+from cxr_ray.report.fold_comparison import _test_to_train
 from cxr_ray.report.leaderboard import collect_tables
-from cxr_ray.report.out_of_fold import gather_fits
+from cxr_ray.report.out_of_fold import gather_fits, read_fits
 from cxr_ray.report.paper_tables import leaderboard_table
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import read_config, read_history, read_result
@@ -134,6 +135,18 @@ def test_models_are_compared_fold_by_fold_with_the_corrected_t_test(folded):
     assert row["method"] == "corrected_resampled_t, 2 x 4 folds"
     assert row["verdict"] == "b higher"
     assert set(table["metric"]) > {"f1_at_val", "average_precision"}
+
+
+def test_a_validation_part_that_is_in_no_fold_is_neither_tested_nor_counted_as_training(tmp_path):
+    kept = np.arange(400) % 10 == 0
+    folded = FoldedTrials(tmp_path, kept=kept)
+    member = folded.add("a")
+    assert gather_fits(tmp_path, member)
+    tested = predictions_of(folded, member).query("part == 'test'")["record_id"]
+    assert set(tested) == {f"r{number}" for number in np.flatnonzero(~kept)}
+    fits = read_fits(tmp_path / member["experiment_id"])
+    # 90 of 360 are tested, and the other 270 trained on
+    assert _test_to_train(fits) == pytest.approx(90 / 270)
 
 
 def test_folds_are_averaged_over_training_seeds(folded):

@@ -11,6 +11,7 @@ MANIFEST = {
     "records": 1_000,
     "positive": 150,
     "parts": {"train": {"n": 700, "n_positive": 105}, "test": {"n": 200, "n_positive": 20}},
+    "folds": [{"n": 450, "n_positive": 60}, {"n": 450, "n_positive": 60}],
 }
 
 
@@ -18,8 +19,8 @@ def test_a_held_out_test_part_is_what_models_are_compared_on():
     assert count_tested(MANIFEST, "holdout") == count_tested(MANIFEST, "official") == (20, 180)
 
 
-def test_out_of_fold_every_record_of_the_cohort_is_tested():
-    assert count_tested(MANIFEST, "kfold") == (150, 850)
+def test_out_of_fold_every_record_of_a_fold_is_tested():
+    assert count_tested(MANIFEST, "kfold") == (120, 780)
 
 
 def test_the_smallest_difference_is_said_alone_and_after_holm():
@@ -35,6 +36,8 @@ def test_the_smallest_difference_is_said_alone_and_after_holm():
 def test_under_a_hundred_events_of_a_class_kfold_is_advised(positives, negatives):
     said = describe_power(positives, negatives, 20, "holdout")
     assert "--set data.split.kind=kfold" in said.splitlines()[1]
+    said = describe_power(positives, negatives, 1, "holdout", search=True)
+    assert "cross-validate what the search finds" in said and "kfold" not in said
 
 
 def test_kfold_is_not_advised_where_it_is_on_or_events_are_many():
