@@ -12,7 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cxr_ray.config.schema import ExperimentConfig, FusionConfig, ImageConfig, TextConfig
+from cxr_ray.config.schema import (
+    ExperimentConfig,
+    FusionConfig,
+    ImageConfig,
+    Modality,
+    TextConfig,
+)
 
 PREPARE_VERSION = 1
 TRAINING_VERSION = 1
@@ -27,6 +33,9 @@ _LOSS_FIELDS = {
     "logit_adjusted": {"kind", "tau"},
 }
 _HIDDEN_KINDS = {"mlp", "gated", "bilinear", "cross_attention"}
+_WEIGHT_FIELDS = {"image": "weights", "text": "encoder"}
+# What is stored in float32 is not rounded: like the number of threads, it is no other experiment.
+_CACHE_FIELDS = {"cache_frozen", "cache_precision"}
 _SCRATCH_FIELDS = {"layers", "width", "heads", "vocabulary", "dropout"}
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 _MODEL_FILES = (*_WEIGHT_FILES, "config.json")
@@ -135,12 +144,11 @@ def data_keys(cohort: str, config: ExperimentConfig) -> DataKeys:
 def experiment_id(config: ExperimentConfig, keys: DataKeys) -> str | None:
     """Id of a fully specified model, or None while local weights that it names are absent."""
     recipe = recipe_read(config)
-    for modality, field in (("image", "weights"), ("text", "encoder")):
+    for modality, field in _WEIGHT_FIELDS.items():
         name = recipe.get(modality, {}).get(field)
         if name is None or (modality, name) == ("text", "scratch"):
             continue
-        # torchvision's weights have one name; whatever else an image encoder names is a file.
-        weights = fingerprint_weights(name, public=modality == "text" or name == "imagenet")
+        weights = _pretrained(modality, name)
         if weights is None:
             return None
         recipe[modality][field] = weights
@@ -164,8 +172,10 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
         },
         "fusion": {"modalities": sorted(reads)},
         "loss": config.loss.model_dump(mode="json", include=_LOSS_FIELDS[config.loss.kind]),
-        "train": config.train.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude=_CACHE_FIELDS),
     }
+    if config.caches and config.train.cache_precision != "float32":
+        recipe["train"]["cache_precision"] = config.train.cache_precision
     if config.data.majority_share is not None:
         recipe["data"]["seed"] = config.data.seed
     if len(reads) > 1:
@@ -176,8 +186,45 @@ def recipe_read(config: ExperimentConfig) -> dict[str, Any]:
     if "text" in reads:
         trained_here = config.text.encoder == "scratch"
         exclude = set() if trained_here else _SCRATCH_FIELDS
+        if config.text.freeze == "none":
+            exclude = exclude | {"freeze"}  # as before there was anything to freeze
         recipe["text"] = config.text.model_dump(mode="json", exclude=exclude)
     return recipe
+
+
+def frozen_keys(config: ExperimentConfig, keys: DataKeys) -> dict[Modality, str]:
+    """Keys of what the frozen first stages make of a pack: ``prepared/<cohort>/frozen/<key>/``.
+
+    Only of the modalities that `ExperimentConfig.caches` names. Two experiments share them where
+    pack, architecture, weights, frozen stages and precision are the same; random weights are those
+    of a seed.
+    """
+    found: dict[Modality, str] = {}
+    for modality in config.caches:
+        recipe: dict[str, Any] = {
+            "version": TRAINING_VERSION,
+            "pack": keys.image if modality == "image" else keys.text,
+            "precision": config.train.cache_precision,
+        }
+        if modality == "image":
+            recipe |= {"encoder": config.image.encoder, "stages": list(config.image.frozen_prefix)}
+            weights = config.image.weights
+        else:
+            trained_here = config.text.encoder == "scratch"
+            weights = None if trained_here else config.text.encoder
+            read = {"layers", "width", "heads"} if trained_here else set()
+            recipe |= config.text.model_dump(mode="json", include={"pooling", "max_tokens", *read})
+        if weights is None:
+            recipe["seed"] = config.train.seed
+        else:
+            recipe["weights"] = _pretrained(modality, weights)
+        found[modality] = digest(recipe)
+    return found
+
+
+def _pretrained(modality: str, name: str) -> str | None:
+    """Identify pretrained weights; those of an image encoder are torchvision's, or a file."""
+    return fingerprint_weights(name, public=modality == "text" or name == "imagenet")
 
 
 def _fusion_read(fusion: FusionConfig) -> dict[str, Any]:

@@ -161,7 +161,26 @@ def resolve(layers: Sequence[Layer]) -> ExperimentConfig:
         image = image.model_copy(update={"weights": _located(str(image.weights))})
     if text.encoder != "scratch":
         text = text.model_copy(update={"encoder": _located(text.encoder)})
+    _check_cache(config)
     return config.model_copy(update={"image": image, "text": text})
+
+
+def _check_cache(config: ExperimentConfig) -> None:
+    """Refuse to store what is no constant, or what would be rounded on the way."""
+    if not config.caches:
+        return
+    for name, value in (("shift", config.image.shift), ("rotate", config.image.rotate)):
+        if "image" in config.fusion.modalities and value:
+            raise InputError(
+                f"train.cache_frozen is true and image.{name} is {value:g}, which shows the frozen "
+                f"stages another image in every epoch; set image.{name}=0 or "
+                "train.cache_frozen=false"
+            )
+    if config.compute.precision == "float64":
+        raise InputError(
+            "train.cache_frozen is true and compute.precision is float64, of which the stored "
+            f"{config.train.cache_precision} would keep a part; set train.cache_frozen=false"
+        )
 
 
 def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:

@@ -1,5 +1,6 @@
 """The typed schema of one experiment; its defaults are the paper's values (Chao & Li)."""
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -171,9 +172,14 @@ class ImageConfig(Section):
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
 
+    @property
+    def frozen_prefix(self) -> tuple[Stage, ...]:
+        """The first stages up to one that is trained: what they make of an image never changes."""
+        return tuple(itertools.takewhile(lambda stage: stage in self.freeze, STAGES))
+
 
 class TextConfig(Section):
-    """The text encoder and what it reads."""
+    """The text encoder and what it reads; ``freeze=all`` trains the layer on its output alone."""
 
     encoder: str = "dmis-lab/biobert-base-cased-v1.1"
     sections: Annotated[
@@ -182,6 +188,7 @@ class TextConfig(Section):
     mask: Literal["none", "label_terms", "all_finding_terms", "drop_sentence"] = "none"
     max_tokens: Annotated[int, Field(ge=8)] = 512
     pooling: Literal["first", "mean"] = "first"
+    freeze: Literal["none", "all"] = "none"
     features: PositiveInt = 256
     layers: PositiveInt = 2
     width: PositiveInt = 128
@@ -248,7 +255,11 @@ class LossConfig(Section):
 
 
 class TrainConfig(Section):
-    """The loop: ``batch`` is the global one, whatever the number of workers."""
+    """The loop: ``batch`` is the global one, whatever the number of workers.
+
+    ``cache_frozen`` reads what the encoders' frozen first stages make of each record from a file,
+    where it is stored once in ``cache_precision``.
+    """
 
     seed: Annotated[int, Field(ge=0)] = 0
     batch: PositiveInt = 64
@@ -261,6 +272,8 @@ class TrainConfig(Section):
     patience: PositiveInt = 3
     monitor: Literal["val_loss", "val_average_precision", "val_auroc"] = "val_loss"
     accumulate: PositiveInt = 1
+    cache_frozen: bool = False
+    cache_precision: Literal["float32", "float16"] = "float32"
 
 
 class EvaluationConfig(Section):
@@ -335,6 +348,12 @@ class ExperimentConfig(Section):
     def modality(self) -> str:
         """``multimodal``, ``image`` or ``text``."""
         return "multimodal" if len(self.fusion.modalities) > 1 else self.fusion.modalities[0]
+
+    @property
+    def caches(self) -> tuple[Modality, ...]:
+        """The modalities whose encoders' frozen first stages are read from a file."""
+        frozen = {"image": self.image.frozen_prefix, "text": self.text.freeze == "all"}
+        return tuple(m for m in self.fusion.modalities if self.train.cache_frozen and frozen[m])
 
     @property
     def dataset(self) -> str:

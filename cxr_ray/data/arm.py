@@ -1,12 +1,14 @@
 """What one model reads of a prepared cohort: memory-mapped packs and the labels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cxr_ray.config.identity import DataKeys
+from cxr_ray.config.identity import DataKeys, frozen_keys
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.frozen_pack import frozen_folder, open_frozen
 from cxr_ray.data.image_pack import open_images
 from cxr_ray.data.prepared import read_cohort
 from cxr_ray.data.split import own_members, read_parts
@@ -34,6 +36,9 @@ class ArmData:
         (rows, H, W) uint8, or None where the arm reads no image.
     text
         Token ids by row, or None where the arm reads no text.
+    frozen
+        By modality, what the frozen first stages of its encoder make of each row: (rows, ...)
+        float; empty where that is computed in every pass.
     """
 
     record_id: NDArray[np.str_]
@@ -44,6 +49,7 @@ class ArmData:
     row: NDArray[np.int64]
     images: NDArray[np.uint8] | None
     text: TextPack | None
+    frozen: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def indices(self, part: str, *, own: bool) -> NDArray[np.int64]:
         """Return the records of one part: those of the arm's own data set, or all."""
@@ -77,4 +83,8 @@ def open_arm(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> ArmD
         row=cohort["row"].to_numpy(dtype=np.int64),
         images=None if keys.image is None else open_images(folder / f"images-{keys.image}"),
         text=None if keys.text is None else open_text(folder / f"text-{keys.text}"),
+        frozen={
+            modality: open_frozen(frozen_folder(folder, key))
+            for modality, key in frozen_keys(config, keys).items()
+        },
     )

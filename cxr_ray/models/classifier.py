@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from cxr_ray.data.batches import Batch
 from cxr_ray.models.fusion import build_head
 from cxr_ray.models.image import ImageEncoder
 from cxr_ray.models.text import TextEncoder
+
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class Classifier(nn.Module):
@@ -22,13 +25,8 @@ class Classifier(nn.Module):
         self.encoders = nn.ModuleDict()
         # Each part has a generator of its own, so that the image encoder of the multimodal model
         # starts from the same weights as the image model's.
-        if "image" in reads:
-            self.encoders["image"] = seeded(config, "image", lambda: ImageEncoder(config.image))
-        if "text" in reads:
-            if vocabulary_size is None:
-                raise ValueError("a model that reads text needs the size of its vocabulary")
-            size = vocabulary_size
-            self.encoders["text"] = seeded(config, "text", lambda: TextEncoder(config.text, size))
+        for modality in reads:
+            self.encoders[modality] = build_encoder(config, modality, vocabulary_size)
         widths = {"image": config.image.features, "text": config.text.features}
         self.head = seeded(
             config,
@@ -42,9 +40,11 @@ class Classifier(nn.Module):
         """Return (B, features) of each modality that the model reads."""
         features = {}
         if "image" in self.encoders:
-            features["image"] = self.encoders["image"](batch.image)
+            features["image"] = self.encoders["image"](batch.image, batch.frozen.get("image"))
         if "text" in self.encoders:
-            features["text"] = self.encoders["text"](batch.tokens, batch.attention)
+            features["text"] = self.encoders["text"](
+                batch.tokens, batch.attention, batch.frozen.get("text")
+            )
         return features
 
     def fuse(self, features: dict[str, Tensor]) -> Tensor:
@@ -60,7 +60,18 @@ class Classifier(nn.Module):
         return self.fuse(self.encode(batch))
 
 
-def seeded(config: ExperimentConfig, part: str, build: Callable[[], nn.Module]) -> nn.Module:
+def build_encoder(
+    config: ExperimentConfig, modality: str, vocabulary_size: int | None
+) -> ImageEncoder | TextEncoder:
+    """Build one modality's encoder with the weights that training starts from."""
+    if modality == "image":
+        return seeded(config, modality, lambda: ImageEncoder(config.image))
+    if vocabulary_size is None:
+        raise ValueError("a model that reads text needs the size of its vocabulary")
+    return seeded(config, modality, lambda: TextEncoder(config.text, vocabulary_size))
+
+
+def seeded(config: ExperimentConfig, part: str, build: Callable[[], Built]) -> Built:
     """Build a part from weights that depend on the training seed and the part's name alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(zlib.crc32(f"{config.train.seed}:{part}".encode()))

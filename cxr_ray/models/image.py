@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from cxr_ray.config.schema import STAGES, ImageConfig
+from cxr_ray.config.schema import STAGES, ImageConfig, Stage
 from cxr_ray.errors import InputError
 
 # What torch.load raises for files that are cut off, damaged, or hold more than tensors.
@@ -64,8 +64,8 @@ class ImageEncoder(nn.Module):
     """(B, 1, H, W) float to (B, features).
 
     The frozen stages take no gradient and stay in evaluation mode, so that neither their weights
-    nor their batch-norm statistics ever move. Where they are the first stages, their forward pass
-    keeps nothing for a backward pass.
+    nor their batch-norm statistics ever move. Where they are the first stages (`prefix`), their
+    forward pass keeps nothing for a backward pass, and what it makes of an image never changes.
     """
 
     def __init__(self, config: ImageConfig) -> None:
@@ -78,6 +78,7 @@ class ImageEncoder(nn.Module):
         backbone.fc = nn.Linear(width, config.features)
         self.backbone = backbone
         self.frozen = frozenset(config.freeze)
+        self.leading = config.frozen_prefix
         self.batch_norm_frozen = config.batch_norm == "frozen"
         for stage in self.frozen:
             for module in self._stage(stage):
@@ -97,22 +98,34 @@ class ImageEncoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Encode a batch of standardised images."""
-        x = image
-        if self.training and self._augment is not None:
-            x = self._augment(x)
-        leading = True
-        for stage in STAGES:
-            leading = leading and stage in self.frozen
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not leading):
-                for module in self._stage(stage):
-                    x = module(x)
-                if stage == "conv1":
-                    x = self.backbone.maxpool(self.backbone.relu(x))  # type: ignore[operator]
-        x = torch.flatten(self.backbone.avgpool(x), 1)  # type: ignore[operator]
+    def forward(self, image: Tensor | None, prefix: Tensor | None = None) -> Tensor:
+        """Encode a batch of standardised images, or what `prefix` made of them."""
+        if prefix is None:
+            assert image is not None
+            augmented = self.training and self._augment is not None
+            prefix = self.prefix(self._augment(image) if augmented else image)  # type: ignore[misc]
+        x = self._through(STAGES[len(self.leading) :], prefix)
+        if x.ndim == 4:
+            x = self._pool(x)
         features: Tensor = self.backbone.fc(x)  # type: ignore[operator]
         return features
+
+    @torch.no_grad()
+    def prefix(self, image: Tensor) -> Tensor:
+        """Pass images through the frozen first stages: (B, C, H, W), pooled where all are."""
+        x = self._through(self.leading, image)
+        return self._pool(x) if self.leading == STAGES else x
+
+    def _through(self, stages: tuple[Stage, ...], x: Tensor) -> Tensor:
+        for stage in stages:
+            for module in self._stage(stage):
+                x = module(x)
+            if stage == "conv1":
+                x = self.backbone.maxpool(self.backbone.relu(x))  # type: ignore[operator]
+        return x
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return torch.flatten(self.backbone.avgpool(x), 1)  # type: ignore[operator]
 
     def _stage(self, name: str) -> Iterator[nn.Module]:
         names = ("conv1", "bn1") if name == "conv1" else (name,)

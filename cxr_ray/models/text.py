@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cxr_ray.config.schema import TextConfig
@@ -10,7 +11,10 @@ from cxr_ray.errors import InputError
 
 
 class TextEncoder(nn.Module):
-    """(B, L) token ids and attention mask to (B, features)."""
+    """(B, L) token ids and attention mask to (B, features).
+
+    A frozen one takes no gradient and stays in evaluation mode but for its last layer.
+    """
 
     def __init__(self, config: TextConfig, vocabulary_size: int) -> None:
         super().__init__()
@@ -20,18 +24,40 @@ class TextEncoder(nn.Module):
             self.bert = _load_pretrained(config.encoder)
             _check_limits(self.bert.config, config, vocabulary_size)
         self.pooling = config.pooling
+        self.frozen = config.freeze == "all"
+        if self.frozen:
+            self.bert.requires_grad_(False)
         self.fc = nn.Linear(self.bert.config.hidden_size, config.features)
+        self.train()
 
-    def forward(self, tokens: Tensor, attention: Tensor) -> Tensor:
-        """Encode a batch of padded token ids."""
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Switch the mode of what is not frozen."""
+        super().train(mode)
+        if self.frozen:
+            self.bert.eval()
+        return self
+
+    def forward(
+        self, tokens: Tensor | None, attention: Tensor | None, prefix: Tensor | None = None
+    ) -> Tensor:
+        """Encode a batch of padded token ids, or what `prefix` made of them."""
+        if prefix is None:
+            assert tokens is not None and attention is not None
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                prefix = self.prefix(tokens, attention)
+        features: Tensor = self.fc(prefix)
+        return features
+
+    def prefix(self, tokens: Tensor, attention: Tensor) -> Tensor:
+        """Pool what the BERT makes of a batch of padded token ids: (B, width)."""
         states = self.bert(input_ids=tokens, attention_mask=attention).last_hidden_state
+        pooled: Tensor
         if self.pooling == "first":
             pooled = states[:, 0]
         else:
             weight = attention.unsqueeze(-1).to(states.dtype)
             pooled = (states * weight).sum(dim=1) / weight.sum(dim=1)
-        features: Tensor = self.fc(pooled)
-        return features
+        return pooled
 
 
 def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
@@ -53,7 +79,6 @@ def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
 
 
 def _load_pretrained(name: str) -> nn.Module:
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModel
 

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cxr_ray.config.identity import frozen_keys
+from cxr_ray.data.frozen_pack import image_outputs
 from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, count_parts, is_prepared, read_manifest
 from cxr_ray.errors import InputError
 from cxr_ray.report.contrasts import declared_contrasts
@@ -158,4 +160,16 @@ def _disk(plan: Plan, counted: dict[str, Any]) -> str:
         for member in plan.selected
         if member.keys.image is not None
     }
-    return f"disk for image packs: {sum(packs.values()) / 1e6:.0f} MB"
+    said = f"disk for image packs: {sum(packs.values()) / 1e6:.0f} MB"
+    stored = {
+        frozen_keys(member.config, member.keys)["image"]: counted[member.keys.cohort][0]["records"]
+        * image_outputs(member.config.image)
+        * (2 if member.config.train.cache_precision == "float16" else 4)
+        for member in plan.selected
+        if "image" in member.config.caches
+    }
+    if stored:
+        said += (
+            f"; for what train.cache_frozen stores of images: {sum(stored.values()) / 1e6:.0f} MB"
+        )
+    return said

@@ -128,8 +128,21 @@ def make_plan(
         raise InputError(
             f"--data {data} can feed no experiment that is asked for: {'; '.join(reasons)}"
         )
+    _check_cached(members)
     fingerprints = sorted({source.fingerprint() for source in sources.values()})
     return Plan(tuple(members), _once(left_out), digest(fingerprints), members[0].source.name)
+
+
+def _check_cached(members: Sequence[Member]) -> None:
+    """Refuse a cache of frozen stages where no model has any."""
+    configs = [member.config for member in members]
+    if any(config.train.cache_frozen for config in configs) and not any(
+        config.caches for config in configs
+    ):
+        raise InputError(
+            "train.cache_frozen is true, and no model here has frozen first stages; set "
+            "image.freeze=conv1,layer1,layer2 or text.freeze=all, or leave it false"
+        )
 
 
 def make_member(experiment: Experiment, source: "Source") -> Member:

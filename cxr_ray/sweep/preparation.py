@@ -8,6 +8,7 @@ from typing import Any
 
 from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
+from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
 from cxr_ray.data.prepared import (
@@ -89,8 +90,33 @@ def prepare_cohort(
             driver=uuid.uuid4().hex,
             cohort_only=cohort_only,
         )
+    if not cohort_only:
+        _cache(place, wanted, progress)
     folder = place.prepared / cohort
     return PreparedCohort(folder, read_manifest(place, cohort), read_flow(place, cohort))
+
+
+def _cache(
+    place: Storage, wanted: Sequence[tuple[ExperimentConfig, DataKeys]], progress: Progress
+) -> None:
+    """Compute what frozen stages make of the packs, where the config stores it."""
+    from cxr_ray.training.frozen import cache_frozen, is_cached
+
+    if all(is_cached(place, *each) for each in wanted):
+        return
+    import ray
+
+    from cxr_ray.sweep.runner import start_ray
+
+    if not ray.is_initialized():
+        start_ray(None)
+    cache_frozen(
+        place,
+        wanted,
+        fan_out=run_as_ray_tasks,
+        progress=progress,
+        driver=uuid.uuid4().hex,
+    )
 
 
 def describe_counts(manifest: Mapping[str, Any], flow: Sequence[Mapping[str, Any]]) -> str:

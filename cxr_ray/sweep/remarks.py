@@ -8,7 +8,7 @@ from cxr_ray.report.trial_folder import read_result
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Plan
 from cxr_ray.sweep.resources import TrialResources
-from cxr_ray.training.job import FEWEST_WORKERS
+from cxr_ray.training.job import CACHE_FROZEN, FEWEST_WORKERS
 
 FEW_IN_A_FOLD = 10
 
@@ -99,9 +99,11 @@ def remark_on_arithmetic(storage: Storage, plan: Plan, done: Sequence[str]) -> l
     How they are computed is no part of an experiment's identity, so that none is trained again.
     """
     computed = [read_result(storage.trials / identity)["compute"] for identity in done]
-    # What is off is as good as not there; lost workers have a sentence of their own.
+    # What is off is as good as not there; lost workers have a sentence of their own, and what was
+    # read from a cache of frozen stages differs by the last bit, or is another experiment.
+    elsewhere = {FEWEST_WORKERS, CACHE_FROZEN}
     ways = {
-        tuple(sorted((k, v) for k, v in how.items() if v is not False and k != FEWEST_WORKERS))
+        tuple(sorted((k, v) for k, v in how.items() if v is not False and k not in elsewhere))
         for how in computed
     }
     devices = {"cpu" if how.get("device") == "cpu" else "cuda" for how in computed}

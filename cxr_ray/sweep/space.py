@@ -34,6 +34,11 @@ PACK_FIELDS = (
     "image.size", "text.sections", "text.mask", "text.max_tokens", "text.encoder",
     "text.vocabulary", "fusion.modalities",
 )  # fmt: skip
+# And those of what train.cache_frozen stores.
+FROZEN_FIELDS = (
+    "image.encoder", "image.weights", "image.freeze", "text.freeze", "text.pooling", "text.layers",
+    "text.width", "text.heads", "train.cache_frozen", "train.cache_precision",
+)  # fmt: skip
 MOST_PACKS = 16
 
 
@@ -268,8 +273,9 @@ def pack_values(space: Space, fixed: Mapping[str, Any]) -> Iterator[dict[str, Va
     start = space.starts(fixed)[0]
     yield start
     lists = []
+    cached = fixed.get("train.cache_frozen") or "train.cache_frozen" in space.parameters
     for name in space.parameters:
-        if name in PACK_FIELDS:
+        if name in PACK_FIELDS or (cached and name in FROZEN_FIELDS):
             lists.append([(name, value) for value in _all_values(name, space)])
     if math.prod(map(len, lists)) > MOST_PACKS:
         raise InputError(

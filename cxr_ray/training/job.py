@@ -5,6 +5,8 @@ from typing import Any
 
 # Where result.json says that a trial went on with fewer workers than were asked for.
 FEWEST_WORKERS = "fewest_workers"
+# And the precision in which the outputs of frozen stages were stored that it read.
+CACHE_FROZEN = "cache_frozen"
 
 
 @dataclass(frozen=True)

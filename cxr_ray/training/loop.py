@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
-from cxr_ray.data.batches import collate
+from cxr_ray.data.batches import Batch, collate
 from cxr_ray.data.order import SCORING_BATCH, draw_lost, epoch_batches, scoring_batches, shard
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.evaluation.ranking import auroc, average_precision
@@ -217,13 +217,7 @@ def _summed_loss(
     """
     empty = len(part) == 0
     records = batch[:1] if empty else part
-    data = collate(
-        arm,
-        records,
-        device,
-        DTYPES[config.compute.precision],
-        pinned=config.compute.pinned_copies,
-    )
+    data = _gather(config, arm, records, device)
     task.train()
     if still:
         for module in task.modules():
@@ -265,12 +259,11 @@ def score(
 ) -> Scores:
     """Pass records through the model in evaluation mode and gather what every worker got."""
     model.eval()
-    dtype = DTYPES[config.compute.precision]
     mine = shard(records, world.rank, world.size)
     lengths = None if arm.lengths is None else arm.lengths[mine]
     found = []
     for batch in scoring_batches(mine, SCORING_BATCH, lengths):
-        data = collate(arm, batch, world.device, dtype, pinned=config.compute.pinned_copies)
+        data = _gather(config, arm, batch, world.device)
         with torch.autocast(
             world.device.type, torch.bfloat16, config.compute.precision == "bfloat16"
         ):
@@ -293,6 +286,19 @@ def score(
         features={
             name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]
         },
+    )
+
+
+def _gather(
+    config: ExperimentConfig, arm: ArmData, records: NDArray[np.int64], device: torch.device
+) -> Batch:
+    return collate(
+        arm,
+        records,
+        device,
+        DTYPES[config.compute.precision],
+        pinned=config.compute.pinned_copies,
+        channels_last=config.compute.channels_last,
     )
 
 

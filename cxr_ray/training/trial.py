@@ -28,7 +28,7 @@ from cxr_ray.report.trial_folder import write_history
 from cxr_ray.storage import WEIGHTS_FILE, Storage, move_whole
 from cxr_ray.training.checkpoint import adopt_checkpoint, read_compute
 from cxr_ray.training.held_out import add_test_part
-from cxr_ray.training.job import FEWEST_WORKERS, Job
+from cxr_ray.training.job import CACHE_FROZEN, FEWEST_WORKERS, Job
 from cxr_ray.training.loop import DTYPES, Report, Scores, fit, score
 from cxr_ray.training.outputs import write_outputs
 from cxr_ray.training.world import World
@@ -58,6 +58,8 @@ def run_job(job: Job, world: World, report: Report) -> None:
         "workers": job.workers,
         "cpus_per_worker": job.cpus_per_worker,
     }
+    if config.caches:
+        compute[CACHE_FROZEN] = config.train.cache_precision
     if world.size < job.workers:
         compute[FEWEST_WORKERS] = world.size
     if world.is_first:

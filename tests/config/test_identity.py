@@ -76,6 +76,7 @@ DECISIONS = {
     "text.mask": ("label_terms", EVERY - {"image"}),
     "text.max_tokens": ("64", EVERY - {"image"}),
     "text.pooling": ("mean", EVERY - {"image"}),
+    "text.freeze": ("all", EVERY - {"image"}),
     "text.features": ("32", EVERY - {"image"}),
     "text.layers": ("1", EVERY - {"image"}),
     "text.width": ("64", EVERY - {"image"}),
@@ -104,6 +105,9 @@ DECISIONS = {
     "train.patience": ("1", EVERY),
     "train.monitor": ("val_auroc", EVERY),
     "train.accumulate": ("2", EVERY),
+    # Where it rounds it makes another experiment: see tests/training/test_frozen.py.
+    "train.cache_frozen": (True, NEVER),
+    "train.cache_precision": ("float16", NEVER),
     "evaluation.permutations": ("99", NEVER),
     "evaluation.bootstrap": ("200", NEVER),
     "evaluation.ece_bins": ("5", NEVER),

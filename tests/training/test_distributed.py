@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from prepared_phantom import PreparedPhantom, tiny_config
+from prepared_phantom import PreparedPhantom, quiet, tiny_config
 from torch import distributed, multiprocessing
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.order import epoch_batches
 from cxr_ray.storage import Storage
 from cxr_ray.training import loop
+from cxr_ray.training.frozen import cache_frozen
 from cxr_ray.training.loop import fit, score, share_gradients
 from cxr_ray.training.losses import build_loss
 from cxr_ray.training.task import TrainingTask
@@ -177,9 +179,26 @@ def test_two_workers_compute_what_one_does_where_the_last_batch_does_not_divide(
     sizes = [len(each) for each in epoch_batches(np.arange(count), batch, seed=0, epoch=0)]
     assert any(size % 2 for size in sizes)
     fused = tiny_config(**EXACT, **ALL_OF_FUSION, train__batch=batch)
-    together, fused_together = in_processes(2, [config, fused], phantom, tmp_path)
+    stored = tiny_config(
+        **EXACT | {"compute__precision": "float32"},
+        **{"image__freeze": "conv1,layer1", "text__freeze": "all", "train__cache_frozen": True},
+        train__batch=batch,
+    )
+    cache_frozen(
+        phantom.storage,
+        [(stored, phantom.prepare(stored))],
+        fan_out=run_here,
+        progress=quiet,
+        driver="test",
+    )
+    together, fused_together, stored_together = in_processes(
+        2, [config, fused, stored], phantom, tmp_path
+    )
     assert_same(here(config, phantom, tmp_path / "alone"), together)
     assert_same(here(fused, phantom, tmp_path / "fused"), fused_together)
+    alone = here(stored, phantom, tmp_path / "stored")
+    assert furthest(alone["weights"], stored_together["weights"]) <= 1e-3
+    assert np.abs(np.subtract(alone["logits"], stored_together["logits"])).max() <= 1e-3
 
 
 def test_a_worker_whose_share_is_empty_changes_nothing_and_one_record_is_no_batch(
