@@ -80,6 +80,16 @@ def train_model(
             progress=lambda what, done, total: None,
             driver=driver,
         )
+    if config.caches:
+        from cxr_ray.training.frozen import cache_frozen
+
+        cache_frozen(
+            place,
+            [(config, member.keys)],
+            fan_out=run_here,
+            progress=lambda what, done, total: None,
+            driver=driver,
+        )
     running = place.running / identity
     lease = acquire_lease(running, driver)
     if lease is None:

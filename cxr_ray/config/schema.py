@@ -356,6 +356,12 @@ class ExperimentConfig(Section):
         return tuple(m for m in self.fusion.modalities if self.train.cache_frozen and frozen[m])
 
     @property
+    def uncached(self) -> "ExperimentConfig":
+        """The same with every stage computed in every pass."""
+        train = self.train.model_copy(update={"cache_frozen": False})
+        return self.model_copy(update={"train": train})
+
+    @property
     def dataset(self) -> str:
         """``full``, or ``sub`` and the majority's share in percent."""
         share = self.data.majority_share

@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
+from cxr_ray.data.batches import collate
 from cxr_ray.data.order import SCORING_BATCH
 from cxr_ray.data.text_pack import TextPack
 from cxr_ray.models.classifier import Classifier
@@ -112,7 +115,7 @@ def _step_seconds(
 ) -> float:
     """Measure a training step, in seconds a record."""
     batch = config.train.batch
-    arm = made_up_arm(config, batch * MOST_STEPS, length)
+    arm = _stored(config, task.model, made_up_arm(config, batch * MOST_STEPS, length))
     records = np.arange(len(arm.label))
 
     def step(count: int) -> None:
@@ -126,7 +129,7 @@ def _forward_seconds(
     config: ExperimentConfig, model: Classifier, length: int, world: World
 ) -> float:
     """Measure a forward pass, in seconds a record."""
-    arm = made_up_arm(config, SCORING_BATCH, length)
+    arm = _stored(config, model, made_up_arm(config, SCORING_BATCH, length))
 
     def look(count: int) -> None:
         for _ in range(count):
@@ -208,6 +211,23 @@ def made_up_arm(
         images=images,
         text=text,
     )
+
+
+@torch.no_grad()
+def _stored(config: ExperimentConfig, model: Classifier, arm: ArmData) -> ArmData:
+    """Give made-up records what ``train.cache_frozen`` stores, that of the first for all."""
+    if not config.caches:
+        return arm
+    device = next(model.parameters()).device
+    batch = collate(arm, np.arange(1), device, torch.float32)
+    read = {"image": (batch.image,), "text": (batch.tokens, batch.attention)}
+    frozen: dict[str, NDArray[np.floating]] = {}
+    for modality in config.caches:
+        encoder: Any = model.encoders[modality]
+        one = encoder.prefix(*read[modality]).cpu().numpy()
+        stored = one.astype(config.train.cache_precision)
+        frozen[modality] = np.broadcast_to(stored, (len(arm.label), *stored.shape[1:]))
+    return replace(arm, frozen=frozen)
 
 
 def _vocabulary(config: ExperimentConfig) -> int:

@@ -137,6 +137,8 @@ def model_recipe(config: ExperimentConfig) -> dict[str, Any]:
     for name in ("sections", "mask"):
         parts.get("text", {}).pop(name, None)
     compute = config.compute.model_dump(mode="json")
+    if config.caches:
+        parts["cached"] = list(config.caches)
     return {**parts, "train": train, "compute": compute, "version": TRAINING_VERSION}
 
 

@@ -80,7 +80,7 @@ def find_workload(
         return assumed_workload(config, counted)
     from cxr_ray.data.arm import open_arm
 
-    arm = open_arm(storage, config, keys)
+    arm = open_arm(storage, config.uncached, keys)
     own = {part: arm.indices(part, own=True) for part in ("train", "val", "test")}
     full = {part: arm.indices(part, own=False) for part in ("val", "test")}
     lengths = np.full(len(arm.label), NO_TEXT) if arm.lengths is None else arm.lengths

@@ -59,9 +59,7 @@ def evaluate_trial(
     TrialError
         If a logit is not finite.
     """
-    # Each record is passed through once, which is what a cache would cost.
-    train = config.train.model_copy(update={"cache_frozen": False})
-    config = config.model_copy(update={"train": train})
+    config = config.uncached  # each record is passed through once, as to fill a cache
     arm = open_arm(storage, config, keys)
     model = load_classifier(trial / WEIGHTS_FILE, config, arm, device)
     scores = score(config, arm, model, arm.indices("test", own=False), World(device=device))

@@ -34,6 +34,8 @@ def test_what_changes_no_arithmetic_changes_no_key():
         key(compute__precision="float64"),
         key(text__layers=3),
         key(**text),
+        key(image__freeze="conv1"),
+        key(image__freeze="conv1", train__cache_frozen=True),
         key(workers=2),
         key(Machine("a processor", None, 1, 1, 0.0, "2.0")),
         key(Machine("a processor", None, 2, 1, 0.0, "2.1")),
@@ -87,6 +89,9 @@ def test_a_model_is_measured_at_every_length_asked_for_and_leaves_nothing_behind
         assert set(prices) == {8, 16}
         assert min(prices.values()) > 0
     assert 0 < price.weights_bytes < price.checkpoint_bytes < price.peak_bytes
+    stored = tiny_config(image__freeze="all", text__freeze="all", train__cache_frozen=True)
+    cheap = measure.measure_model(stored, [16], **where)
+    assert cheap.forward[16] < price.forward[16]
     assert list(tmp_path.iterdir()) == []
 
 
