@@ -51,6 +51,8 @@ def _compiled(terms: tuple[str, ...]) -> re.Pattern[str]:
 
 
 LABEL_PATTERN = _compiled(LABEL_TERMS)
+# every label term has one of these, in any case (i, k and s have odd ones), and most reports none
+LABEL_STEMS = ("pneumon", "nfect")
 ALL_PATTERN = _compiled((*NORMAL_TERMS, *LABEL_TERMS, *FINDING_TERMS))
 # a sentence ends at its full stop, at a blank line, and before a header in capitals
 _SENTENCE_END = re.compile(r"((?<=[.!?])\s+|\n[ \t]*\n\s*|\n\s*(?=[A-Z][A-Z /()]+:))")
@@ -73,39 +75,38 @@ def mask_text(text: str, mask: str) -> str:
     str
         Deleted words leave nothing behind; masking twice changes nothing more.
     """
+    if mask not in MASKS:
+        raise ValueError(f"text.mask: {mask!r} is unknown; known: {', '.join(MASKS)}")
     if mask == "none":
         return text
-    if mask == "label_terms":
-        return _without(text, LABEL_PATTERN)
     if mask == "all_finding_terms":
         return _without(text, ALL_PATTERN)
+    lowered = text.lower()
+    if not any(stem in lowered for stem in LABEL_STEMS):
+        return _tidy(text)
     if mask == "drop_sentence":
-        return _without_sentences(text, LABEL_PATTERN)
-    raise ValueError(f"text.mask: {mask!r} is unknown; known: {', '.join(MASKS)}")
+        text = _without_sentences(text, LABEL_PATTERN)
+    # a term that a sentence's end cuts in two is whole again here
+    return _without(text, LABEL_PATTERN)
 
 
 def _without(text: str, pattern: re.Pattern[str]) -> str:
     """Delete matches until none is left: a deletion can bring words of a phrase together."""
-    while True:
-        shorter = _tidy(pattern.sub(" ", text))
-        if shorter == text:
-            return text
-        text = shorter
+    text, deleted = _tidy(text), 1
+    while deleted:
+        text, deleted = pattern.subn(" ", text)
+        text = _tidy(text) if deleted else text
+    return text
 
 
 def _without_sentences(text: str, pattern: re.Pattern[str]) -> str:
     pieces = _SENTENCE_END.split(text)
-    kept = []
-    for at in range(0, len(pieces), 2):
-        if not pattern.search(pieces[at]):
-            kept.append("".join(pieces[at : at + 2]))
-    # a term that a sentence's end cuts in two is whole again here
-    return _without("".join(kept), pattern)
+    pairs = [pieces[at : at + 2] for at in range(0, len(pieces), 2)]
+    return "".join("".join(pair) for pair in pairs if not pattern.search(pair[0]))
 
 
 def _tidy(text: str) -> str:
     """Collapse the white space that deletions leave, and close the gap before punctuation."""
-    text = re.sub(r"[^\S\n]+", " ", text)
-    text = re.sub(r" ([.,;:!?])", r"\1", text)
-    text = re.sub(r" ?\n ?", "\n", text)
+    text = "\n".join([" ".join(line.split()) for line in text.split("\n")])
+    text = re.sub(r" (?=[.,;:!?])", "", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip()

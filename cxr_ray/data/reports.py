@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # a section's headers; matched in upper case or with a capital first letter, before a colon
 HEADERS = {
@@ -23,13 +24,17 @@ HEADERS = {
     "notification": r"notifications?",
     "addendum": r"addendum",
 }
-WET_READ = re.compile(
-    r"[ \t]*(?:W(?:ET|et) R(?:EAD|ead)|W(?:et) read|PROVISIONAL FINDINGS IMPRESSION|PFI)\b[^:\n]*:?"
-)
 _KNOWN = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in HEADERS.items()}
-_HEADER = re.compile(r"[ \t]*(?P<title>[A-Z][A-Za-z0-9 ,.&/()'#-]{1,70}?)[ \t]*:(?!\d)")
-_FINAL = re.compile(r"[ \t]*FINAL (?:REPORT|ADDENDUM)\b[ \t:]*")
-_RULE = re.compile(r"[ \t]*_{10,}[ \t]*$")
+_FINAL = r"FINAL (?:REPORT|ADDENDUM)\b[ \t:]*"
+_WET = r"(?:W(?:ET|et) R(?:EAD|ead)|W(?:et) read|PROVISIONAL FINDINGS IMPRESSION|PFI)\b[^:\n]*:?"
+_TITLE = r"[A-Z][A-Za-z0-9 ,.&/()'#-]{1,70}"
+# one expression for whatever ends a section, tried at the start of each line
+_MARK = re.compile(
+    rf"\n[ \t]*(?:(?P<final>{_FINAL})|(?P<rule>_{{10,}}[ \t]*$)|(?P<wet>{_WET})"
+    rf"|(?P<title>{_TITLE})[ \t]*:(?!\d))",
+    re.MULTILINE,
+)
+_BREAK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 _WHOLE = ("findings", "impression", "other", "recommendation", "addendum", "wet_read")
 
 
@@ -66,7 +71,7 @@ def parse_report(text: str) -> ParsedReport:
     found: dict[str, list[str]] = {}
     blocks = list(_blocks(text))
     for position, (name, body) in enumerate(blocks):
-        paragraphs = [p for p in (" ".join(part.split()) for part in _paragraphs(body)) if p]
+        paragraphs = [p for p in (" ".join(part.split()) for part in _BREAK.split(body)) if p]
         is_last = position == len(blocks) - 1
         if name in _WHOLE:
             found.setdefault(name, []).extend(paragraphs)
@@ -108,49 +113,30 @@ def _label_section(sections: Mapping[str, str]) -> str | None:
 def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
     """Section name (None before any header) and raw body, in order."""
     name: str | None = None
-    body: list[str] = []
-    lines = text.splitlines()
-    finals = [number for number, line in enumerate(lines) if _FINAL.match(line)]
-    for number, line in enumerate(lines):
-        if final := _FINAL.match(line):
-            yield name, "\n".join(body)
-            name, body = None, [line[final.end() :]]
+    body, start = "", 0
+    text = "\n".join(["", *text.splitlines()])
+    marks = list(_MARK.finditer(text))
+    last_final = max((mark.start() for mark in marks if mark["final"]), default=0)
+    for mark in marks:
+        kind, section = mark.lastgroup, None
+        if kind in ("wet", "title"):
+            section = "wet_read" if kind == "wet" else _section(" ".join(mark["title"].split()))
+            if section is None or (name == "wet_read" and mark.start() < last_final):
+                continue
+        body += text[start : mark.start()]
+        start = mark.end()
+        if kind == "rule" and name != "wet_read":
             continue
-        preliminary = name == "wet_read" and any(final > number for final in finals)
-        if preliminary and not _RULE.match(line):
-            body.append(line)
-            continue
-        if _RULE.match(line):
-            if name == "wet_read":
-                yield name, "\n".join(body)
-                name, body = None, []
-            continue
-        header = _header(line)
-        if header is None:
-            body.append(line)
-            continue
-        yield name, "\n".join(body)
-        name, rest = header
-        body = [rest]
-    yield name, "\n".join(body)
+        yield name, body
+        name, body = section, ""
+    yield name, body + text[start:]
 
 
-def _header(line: str) -> tuple[str, str] | None:
-    """Section name and the rest of the line, where the line starts with a header."""
-    if wet := WET_READ.match(line):
-        return "wet_read", line[wet.end() :]
-    match = _HEADER.match(line)
-    if match is None:
-        return None
-    title = " ".join(match["title"].split())
+@lru_cache(maxsize=1000)
+def _section(title: str) -> str | None:
+    """Name the section that a title opens, if it opens one."""
     for name, pattern in _KNOWN.items():
         if pattern.fullmatch(title):
-            return name, line[match.end() :]
+            return name
     letters = [character for character in title if character.isalpha()]
-    if len(letters) >= 3 and title.upper() == title:
-        return "other", line[match.end() :]
-    return None
-
-
-def _paragraphs(body: str) -> list[str]:
-    return re.split(r"\n[ \t]*(?:\n[ \t]*)+", body)
+    return "other" if len(letters) >= 3 and title.upper() == title else None

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,9 @@ def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | Non
         import pyarrow.parquet as pq
 
         texts = pq.read_table(reports, columns=["text"])["text"].to_pylist()
-        seen = [
-            mask_text(view_text(parse_report(text), view.sections), view.mask) for text in texts
-        ]
+        if view.sections != ("full",):
+            texts = [view_text(parse_report(text), view.sections) for text in texts]
+        seen = [mask_text(text, view.mask) for text in texts]
         if tokenizer is None:
             tokenize = pretrained_tokenize(view.encoder, view.max_tokens)
         else:
@@ -129,7 +130,7 @@ def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | Non
         with partial.open("wb") as file:
             np.savez(
                 file,
-                tokens=np.fromiter((i for row in ids for i in row), dtype=np.int32),
+                tokens=np.fromiter(chain.from_iterable(ids), dtype=np.int32),
                 lengths=np.array([len(row) for row in ids], dtype=np.int64),
                 empty=np.array([not text.strip() for text in seen]),
             )

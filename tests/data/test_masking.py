@@ -23,6 +23,7 @@ TEXTS = st.one_of(st.text(max_size=60), st.lists(WORDS, max_size=25).map(" ".joi
         ("___-pneumonia ___pneumonia___", "___- ___ ___"),
         ("pneumothorax and pneumonectomy stay", "pneumothorax and pneumonectomy stay"),
         ("disinfection stays", "disinfection stays"),
+        ("PNEUMON\u0130A or \u0131nfect\u0131on", "or"),
     ],
 )
 def test_label_terms_are_deleted_as_whole_words(text, masked):

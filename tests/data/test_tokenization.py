@@ -3,9 +3,15 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from local_checkpoints import write_bert
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from cxr_ray.data.tokenization import (
     TOKENIZER_FILE,
+    load_pretrained_tokenizer,
     open_trained,
     pretrained_tokenize,
     train_wordpiece,
@@ -67,6 +73,39 @@ def test_long_texts_are_cut_at_the_given_number_of_tokens_and_keep_their_end_mar
 def test_an_alphabet_larger_than_the_vocabulary_still_trains(tmp_path):
     train_wordpiece(["".join(map(chr, range(0x4E00, 0x4E00 + 1500)))], 100, tmp_path)
     assert open_trained(tmp_path).get_vocab_size() > 1500
+
+
+# white space of every kind, also such as BERT deletes; accents; marks that stand for themselves
+ODD = st.text(
+    st.sampled_from("aclnsu.,-é\u0301\u65e5 \t\n\r\x0b\x1c\x85\xa0\u2028\ufffd"), max_size=30
+)
+PIECES = st.one_of(
+    ODD, st.sampled_from(["lungs", "clear.", "[SEP]", "x[MASK]y", "\r\n", "z" * 101])
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tokenizer trained here, and two pretrained ones: BERT's, and one of bytes with spaces."""
+    trained, bert, other = (tmp_path_factory.mktemp(name) for name in ("trained", "bert", "bytes"))
+    train_wordpiece(TEXTS, 200, trained)
+    write_bert(bert)
+    pieces = Tokenizer(models.BPE({chr(n): n for n in range(33, 400)}, []))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=pieces).save_pretrained(other)
+    return trained, bert, other
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.lists(PIECES, max_size=8).map(" ".join), min_size=1, max_size=4))
+def test_a_text_has_the_tokens_that_its_tokenizer_gives_to_the_whole_of_it(folders, texts):
+    trained, *pretrained = folders
+    whole = open_trained(trained)
+    whole.enable_truncation(12)
+    assert trained_tokenize(trained, 12)(texts) == [whole.encode(text).ids for text in texts]
+    for folder in pretrained:
+        wanted = load_pretrained_tokenizer(str(folder))(texts, truncation=True, max_length=12)
+        assert pretrained_tokenize(str(folder), 12)(texts) == wanted.input_ids
 
 
 def test_a_missing_pretrained_tokenizer_says_how_to_supply_a_folder(tmp_path):
