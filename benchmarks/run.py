@@ -15,11 +15,19 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import against_plain
 import cohort
+import loader
+import scaling
+import tax
 from rows import Row, machine, show
 
 # One line a module.
 BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
+    "plain": against_plain.measure,
+    "tax": tax.measure,
+    "loader": loader.measure,
+    "scaling": scaling.measure,
     "cohort": cohort.measure,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"

@@ -13,6 +13,10 @@ HISTORY_FIELDS = (
     "val_average_precision", "val_accuracy", "seconds",
 )  # fmt: skip
 
+# Multiplications of a pass at 224 px; tokens of a usual report; how common the rarer class is.
+IMAGE_COST = {"resnet_small": 55e6, "resnet18": 1.8e9, "resnet34": 3.7e9, "resnet50": 4.1e9}
+TYPICAL_TOKENS, RARER_CLASS = 100, 0.1
+
 
 class TrialQueue(Protocol):
     """Hands out members to train, and is told what became of them.
@@ -53,8 +57,12 @@ class GridQueue:
 
 
 def _cost(member: Member) -> float:
-    """Rank trials by what they will take, so that the longest start first."""
+    """Estimate what a trial will take, so that the longest start first and none is left alone."""
     config = member.config
+    image, text = config.image, config.text
+    each = {"image": IMAGE_COST[image.encoder] * (image.size / 224) ** 2}
+    layers, width = (text.layers, text.width) if text.encoder == "scratch" else (12, 768)
+    each["text"] = 12 * layers * width**2 * TYPICAL_TOKENS
     share = config.data.majority_share
-    records = 1.0 if share is None else (1 - share) * 2
-    return records * len(config.fusion.modalities)
+    records = 1.0 if share is None else RARER_CLASS / (1 - share)
+    return records * sum(each[modality] for modality in config.fusion.modalities)
