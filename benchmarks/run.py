@@ -17,9 +17,11 @@ from pathlib import Path
 
 import against_plain
 import cohort
+import decoders
 import loader
 import scaling
 import tax
+import text
 from rows import Row, machine, show
 
 # One line a module.
@@ -29,6 +31,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "loader": loader.measure,
     "scaling": scaling.measure,
     "cohort": cohort.measure,
+    "decoders": decoders.measure,
+    "text": text.measure,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 # The page's own words stand outside of these and stay.

@@ -7,7 +7,7 @@ cut, and each rank takes its share of every one of them.
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW_BATCHES = 16
+LEAST_WINDOW, MOST_WINDOW = 16, 32
 SCORING_BATCH = 256
 
 
@@ -28,7 +28,7 @@ def epoch_batches(
         (N,) the records of the training part.
     lengths
         (N,) tokens of each record. Records are sorted by length inside shuffled windows of
-        ``WINDOW_BATCHES`` batches only, since length goes with the label.
+        `window_batches` batches only, since length goes with the label.
     weights
         (N,) sampling weights for drawing with replacement, or None for a permutation.
 
@@ -43,7 +43,7 @@ def epoch_batches(
     else:
         drawn = rng.choice(len(records), size=len(records), p=weights / weights.sum())
     if lengths is not None:
-        window = batch * WINDOW_BATCHES
+        window = batch * window_batches(len(drawn), batch)
         drawn = np.concatenate(
             [
                 part[np.argsort(lengths[part], kind="stable")]
@@ -55,6 +55,16 @@ def epoch_batches(
         cuts.pop()
     batches = np.split(records[drawn], cuts)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def window_batches(records: int, batch: int) -> int:
+    """Say how many batches are sorted by length together: a quarter of an epoch, 16 to 32.
+
+    The longest texts of a window share its last batch, which is padded to the longest of all: with
+    32 batches some 8 % of what is computed is padding where lengths vary as reports' do, with 16
+    some 15 %.
+    """
+    return min(MOST_WINDOW, max(LEAST_WINDOW, records // batch // 4))
 
 
 def draw_lost(count: int, share: float, seed: int, epoch: int) -> NDArray[np.int64] | None:

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxr_ray.data.order import WINDOW_BATCHES, epoch_batches, scoring_batches, shard
+from cxr_ray.data.order import epoch_batches, scoring_batches, shard, window_batches
 
 counts = st.integers(2, 400)
 batch_sizes = st.integers(2, 70)
@@ -56,7 +57,7 @@ def test_batches_are_full_but_for_one_and_never_a_single_record(count, batch, se
 def test_lengths_are_sorted_only_inside_windows_of_the_shuffled_order(count, batch, seed):
     lengths = lengths_of(count, seed)
     records = np.arange(count)
-    window = batch * WINDOW_BATCHES
+    window = batch * window_batches(count, batch)
     shuffled = np.random.default_rng([seed, 3, 0x0E]).permutation(count)
     sorted_batches = epoch_batches(records, batch, seed=seed, epoch=3, lengths=lengths)
     for start in range(0, count, window):
@@ -68,6 +69,11 @@ def test_lengths_are_sorted_only_inside_windows_of_the_shuffled_order(count, bat
         if count % batch != 1:
             assert set(np.concatenate(whole)) == inside
             assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+@pytest.mark.parametrize(("batches", "window"), [(1, 16), (64, 16), (100, 25), (5000, 32)])
+def test_a_window_of_sorted_lengths_is_a_small_part_of_a_long_epoch(batches, window):
+    assert window_batches(batches * 8, 8) == window
 
 
 @given(counts, batch_sizes, seeds, st.integers(1, 9))
