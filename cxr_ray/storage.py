@@ -57,7 +57,9 @@ class Storage:
         except OSError as error:
             raise InputError(f"--storage {location} cannot be written: {error.strerror}") from error
         if not os.access(storage.root, os.W_OK):
-            raise InputError(f"--storage {location} cannot be written: no permission")
+            raise InputError(
+                f"--storage {location} cannot be written: no permission, or a read-only file system"
+            )
         return storage
 
     @property
@@ -85,8 +87,8 @@ class Storage:
         folder = self.trials / experiment_id
         try:
             result = json.loads((folder / RESULT_FILE).read_text())
-        except FileNotFoundError:
-            return False
+        except (FileNotFoundError, ValueError):
+            return False  # none, or a damaged one, which is trained again
         predicted = set(result.get("parts", ALL_PARTS))
         return set(parts) <= predicted or (folder / TEST_FILE).exists()
 
@@ -116,15 +118,35 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk names none
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's names, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def move_whole(aside: Path, folder: Path) -> bool:
-    """Rename a finished folder into place; False where another process was first."""
+    """Rename a finished folder into place; False where another process was first.
+
+    Its files are on disk before it has its name: a machine that crashes would else leave a whole
+    folder of empty files.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for path in (*aside.rglob("*"), aside):
+        sync(path)
     try:
         aside.rename(folder)
+        sync(folder.parent)
     except OSError:
         if not folder.is_dir():
             raise

@@ -1,5 +1,6 @@
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -124,6 +125,23 @@ def test_a_finished_folder_appears_whole(tmp_path):
     assert move_whole(aside, tmp_path / "trials" / "abc")
     assert (tmp_path / "trials" / "abc" / "result.json").read_text() == "mine"
     assert not aside.exists()
+
+
+def test_a_folder_has_its_name_only_when_all_its_files_are_on_disk(tmp_path, monkeypatch):
+    (tmp_path / "aside" / "model").mkdir(parents=True)
+    (tmp_path / "aside" / "model" / "weights").write_text("w")
+    (tmp_path / "aside" / "result.json").write_text("r")
+    there = []
+
+    def note(descriptor):
+        there.append((Path(f"/proc/self/fd/{descriptor}").readlink(), (tmp_path / "abc").exists()))
+
+    monkeypatch.setattr("cxr_ray.storage.os.fsync", note)
+    assert move_whole(tmp_path / "aside", tmp_path / "abc")
+    *before, last = there
+    names = ("aside", "aside/model", "aside/model/weights", "aside/result.json")
+    assert sorted(before) == sorted((tmp_path / name, False) for name in names)
+    assert last == (tmp_path, True)
 
 
 def test_who_finishes_second_leaves_the_firsts_folder_alone(tmp_path):

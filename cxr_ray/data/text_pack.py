@@ -21,7 +21,7 @@ from cxr_ray.data.tokenization import (
     pretrained_tokenize,
     trained_tokenize,
 )
-from cxr_ray.storage import write_whole
+from cxr_ray.storage import sync, write_whole
 
 if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
@@ -92,6 +92,7 @@ def read_reports_chunk(
         )
         aside = path.with_name(f".{path.name}")
         pq.write_table(table, aside)
+        sync(aside)
         aside.rename(path)
     return len(references)
 
@@ -134,6 +135,7 @@ def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | Non
                 lengths=np.array([len(row) for row in ids], dtype=np.int64),
                 empty=np.array([not text.strip() for text in seen]),
             )
+        sync(partial)
         partial.rename(path)
     return 1
 

@@ -40,6 +40,7 @@ def tabulate(storage: Storage, study: Study) -> "StudyTables":
         return read_tables(study.folder)
     config = EvaluationConfig.model_validate(study.record["evaluation"])
     tables = collect_tables(storage.trials, study.record, study.ended(), config)
+    path.unlink(missing_ok=True)  # of other tables, which may be half replaced from here on
     tables.write(study.folder)
     write_whole(path, key)
     return tables

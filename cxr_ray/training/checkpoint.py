@@ -1,19 +1,24 @@
 """Checkpoints of an unfinished trial: the last epoch's whole state, and the best weights."""
 
+import errno
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cxr_ray.storage import write_whole
+from cxr_ray.storage import sync, write_whole
 from cxr_ray.training.job import FEWEST_WORKERS
 
 LAST_FILE = "last.pt"
 BEST_FILE = "best.pt"
 COMPUTE_FILE = "compute.json"
+# What torch raises for a file that is not there, empty, cut off, or holds something else.
+DAMAGED = (EOFError, RuntimeError, pickle.UnpicklingError, KeyError)
+DAMAGED_ERRNO = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
 
 
 def save_state(path: Path, state: Any) -> None:
@@ -34,6 +39,8 @@ def load_state(path: Path) -> Any:
 def adopt_checkpoint(running: Path, attempt: Path, compute: dict[str, Any]) -> bool:
     """Copy the furthest checkpoint of earlier attempts into a new one, unless it has its own.
 
+    A checkpoint that cannot be read is none: an earlier one is continued, or the trial begins anew.
+
     Copied, not moved: a worker of the earlier attempt may still be writing for some seconds. The
     last state is copied before the best weights, which may then be newer than it; the epoch that
     made them is done again, with the same numbers. The reverse order could pair a last state with
@@ -52,22 +59,36 @@ def adopt_checkpoint(running: Path, attempt: Path, compute: dict[str, Any]) -> b
         checkpoint are kept in the attempt's own record.
     """
     attempt.mkdir(mode=0o700, exist_ok=True)
-    if (attempt / LAST_FILE).exists():
+    if _count_epochs(attempt):
         _record(attempt, compute, attempt)
         return True
-    furthest, epochs = None, -1
+    (attempt / LAST_FILE).unlink(missing_ok=True)
+    furthest, epochs = None, 0
     for folder in running.iterdir():
-        if (folder / LAST_FILE).exists() and (folder / BEST_FILE).exists():
-            done = int(load_state(folder / LAST_FILE)["epoch"])
-            if done > epochs and _was_computed(folder, compute):
-                furthest, epochs = folder, done
+        done = _count_epochs(folder)
+        if done > epochs and _was_computed(folder, compute):
+            furthest, epochs = folder, done
     _record(attempt, compute, furthest)
     if furthest is not None:
         for name in (LAST_FILE, BEST_FILE):
             shutil.copyfile(furthest / name, attempt / f".{name}")
+            sync(attempt / f".{name}")
         for name in (BEST_FILE, LAST_FILE):
             (attempt / f".{name}").replace(attempt / name)
     return furthest is not None
+
+
+def _count_epochs(folder: Path) -> int:
+    """Count the epochs in an attempt's checkpoint; none where it is not there or damaged."""
+    try:
+        load_state(folder / BEST_FILE)
+        return int(load_state(folder / LAST_FILE)["epoch"])
+    except DAMAGED:
+        return 0
+    except OSError as error:
+        if error.errno not in DAMAGED_ERRNO:
+            raise
+        return 0
 
 
 def read_compute(attempt: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_studies import SEARCH_SPACES, experiments_of, grid_of
 
@@ -308,6 +308,7 @@ def test_a_grid_of_ones_own_is_a_yaml_file(tmp_path):
     assert load_grid(path).name == "own"
 
 
+@settings(deadline=None)  # the first example pays for imports
 @given(st.data())
 def test_a_part_of_a_grid_is_the_same_experiments_as_in_the_whole(data):
     grid = shipped("paper12")

@@ -199,6 +199,26 @@ def test_the_furthest_checkpoint_of_earlier_attempts_is_adopted_and_stays_where_
     assert len(trained(phantom, config, tmp_path / "new")[0]) == 3
 
 
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("name", [LAST_FILE, BEST_FILE])
+def test_a_damaged_checkpoint_is_none_and_an_earlier_one_is_continued(tmp_path, name, share):
+    for attempt, epochs in (("old", 1), ("cut", 2), ("own", 3)):
+        (tmp_path / attempt).mkdir()
+        save_state(tmp_path / attempt / BEST_FILE, {"w": torch.zeros(1000)})
+        save_state(tmp_path / attempt / LAST_FILE, {"w": torch.zeros(1000), "epoch": epochs})
+        (tmp_path / attempt / COMPUTE_FILE).write_text(json.dumps(COMPUTE))
+    for attempt in ("cut", "own"):
+        whole = (tmp_path / attempt / name).read_bytes()
+        (tmp_path / attempt / name).write_bytes(whole[: int(share * len(whole))])
+    assert adopt_checkpoint(tmp_path, tmp_path / "own", COMPUTE)
+    assert load_state(tmp_path / "own" / LAST_FILE)["epoch"] == 1
+    shutil.rmtree(tmp_path / "old")
+    assert not adopt_checkpoint(tmp_path, tmp_path / "new", {**COMPUTE, "workers": 3})
+    shutil.rmtree(tmp_path / "own")
+    assert not adopt_checkpoint(tmp_path, tmp_path / "cut", COMPUTE)
+    assert not (tmp_path / "cut" / LAST_FILE).exists()  # nothing that training would read
+
+
 def test_a_checkpoint_of_another_arithmetic_is_not_continued(phantom, tmp_path):
     trained(phantom, tiny_config(fusion__modalities="text"), tmp_path / "old")
     for name, changed in (("precise", {"precision": "float64"}), ("many", {"workers": 2})):
