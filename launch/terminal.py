@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cxr_ray.sweep.handout import TrialEvent
     from cxr_ray.sweep.plan import LeftOut
-    from cxr_ray.sweep.runner import TrialEvent
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SEARCH_SPACES = CHECKOUT / "search_spaces"
@@ -49,7 +49,8 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
         if isinstance(error, KeyboardInterrupt):
             print("\ninterrupted; the same command continues", file=sys.stderr)
             sys.exit(FAILED)
-        print(f"error: {error}", file=sys.stderr)
+        lost = "; what was finished is kept, and the same command continues"
+        print(f"error: {error}{lost * isinstance(error, OSError)}", file=sys.stderr)
         sys.exit(REFUSED if isinstance(error, InputError) else FAILED)
     sys.exit(code)
 

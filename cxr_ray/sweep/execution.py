@@ -12,7 +12,7 @@ from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.study import Study
 
 if TYPE_CHECKING:
-    from cxr_ray.sweep.runner import TrialEvent
+    from cxr_ray.sweep.handout import TrialEvent
     from cxr_ray.tracking.background import BackgroundTracker
 
 

@@ -6,31 +6,27 @@ back from its results, so that a kill at any moment loses no finished trial.
 
 import logging
 import os
-import shutil
 import socket
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
-from ray.tune.search import Searcher
+from ray.tune.stopper import CombinedStopper
 
 from cxr_ray.errors import InputError, TrialError, TrialStopped
-from cxr_ray.lease import Heartbeat, Lease, acquire_lease, release_lease
-from cxr_ray.storage import WEIGHTS_FILE, Storage
-from cxr_ray.sweep.plan import Member
-from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
+from cxr_ray.lease import Heartbeat
+from cxr_ray.storage import Storage
+from cxr_ray.sweep.handout import PROCESS_RETRIES, Handout, TrialEvent
+from cxr_ray.sweep.queue import TrialQueue
 from cxr_ray.sweep.resources import TrialResources, count_slots
 from cxr_ray.sweep.starvation import StarvedStopper
 from cxr_ray.training.job import Job
 
-PROCESS_RETRIES = 2
 WAIT_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
 # Worker processes send nothing home and compute alike in every run on one kind of processor. MKL's
@@ -49,20 +45,9 @@ DRIVER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    # A machine that is taken back is one that is lost: Tune would retry without end.
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }
-
-
-@dataclass(frozen=True)
-class TrialEvent:
-    """Something that happened to a trial.
-
-    ``kind`` is ``started``, ``epoch``, ``finished``, ``failed``, ``pruned`` or ``stopped``; a
-    stopped one keeps its checkpoint.
-    """
-
-    kind: str
-    member: Member
-    figures: dict[str, Any]
 
 
 def start_ray(address: str | None) -> None:
@@ -119,178 +104,28 @@ def run_trials(
     -------
     The reason of each trial that failed, by experiment id. A member that is neither finished nor
     in here, nor pruned, was interrupted.
+
+    Raises
+    ------
+    OSError
+        If the storage cannot be written any more.
     """
     slots = count_slots(need, ray.cluster_resources(), max_concurrent, may_grow=may_grow)
     with Heartbeat() as heartbeat:
-        handout = _Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
+        handout = Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
         while not handout.over:
             if not handout.look():
                 time.sleep(WAIT_SECONDS)  # others train what is left
                 continue
             _tune(handout, need, slots)
+            if handout.error is not None:
+                raise handout.error
             if handout.release_all() or not handout.all_handed_out:
                 break  # interrupted
     return handout.failed
 
 
-class _Handout(Searcher):
-    """Hands a queue's members to Tune as jobs, each under a lease, and follows what they do."""
-
-    def __init__(
-        self,
-        storage: Storage,
-        queue: TrialQueue,
-        need: TrialResources,
-        driver: str,
-        git_commit: str | None,
-        heartbeat: Heartbeat,
-        on_event: Callable[[TrialEvent], None],
-    ) -> None:
-        super().__init__()
-        self._storage, self._queue, self._need = storage, queue, need
-        self._driver, self._git_commit = driver, git_commit
-        self._heartbeat, self._on_event = heartbeat, on_event
-        self._elsewhere: deque[Member] = deque()
-        self._running: dict[str, tuple[Member, Lease]] = {}
-        self._pruned: dict[str, str] = {}
-        self._histories: dict[str, list[dict[str, Any]]] = {}
-        self.failed: dict[str, str] = {}
-        self._found: dict[str, Any] | None = None
-        self.all_handed_out = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its searcher for a restore of its own, which is never used.
-        return {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the next job, None while others' trials are waited for, or that all is over."""
-        if self._found is None:
-            self.look()
-        if self._found is None:
-            waits = bool(self._elsewhere and self._running)
-            return None if waits else str(Searcher.FINISHED)
-        job, self._found = self._found, None
-        return job
-
-    def look(self) -> bool:
-        """Take the next lease that can be had; False where there is none now, or nothing left."""
-        self.all_handed_out = False
-        for _ in range(len(self._elsewhere)):
-            if self._hand_out(self._elsewhere.popleft()):
-                return True
-        while member := self._queue.next():
-            if self._hand_out(member):
-                return True
-        self.all_handed_out = True
-        return False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing is left, here or with other drivers."""
-        return self.all_handed_out and not self._elsewhere
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Do nothing: the callback has been told."""
-
-    def _hand_out(self, member: Member) -> bool:
-        """Take a member's lease and make its job; False where it needs none from here."""
-        identity = member.trained_id
-        if self._storage.is_finished(identity, self._queue.parts):
-            self._queue.ended(member, "finished")
-            return False
-        running = self._storage.running / identity
-        lease = acquire_lease(running, self._driver)
-        if lease is None:
-            self._elsewhere.append(member)
-            return False
-        if self._storage.is_finished(identity, self._queue.parts):
-            # Another driver finished it after this one had looked.
-            shutil.rmtree(running, ignore_errors=True)
-            self._queue.ended(member, "finished")
-            return False
-        trained = self._storage.trials / identity
-        if trained.exists() and not (trained / WEIGHTS_FILE).exists():
-            # Trained for its validation figures alone, and its weights are gone.
-            shutil.rmtree(trained)
-        self._heartbeat.add(running)
-        self._running[identity] = member, lease
-        job = Job(
-            storage=str(self._storage.root),
-            experiment_id=identity,
-            attempt=lease.attempt,
-            config=member.config.model_dump(mode="json"),
-            keys=asdict(member.keys),
-            parts=self._queue.parts,
-            git_commit=self._git_commit,
-            **asdict(self._need),
-        )
-        self._found = {"job": asdict(job)}
-        return True
-
-    def started(self, identity: str) -> None:
-        """Pass a trial's start on."""
-        self._tell("started", identity, {})
-
-    def epoch(self, identity: str, figures: dict[str, Any]) -> None:
-        """Pass an epoch on; a trial that is to be pruned loses its lease, and so ends itself."""
-        member, lease = self._running[identity]
-        history = self._histories.setdefault(identity, [])
-        if any(row["epoch"] == figures["epoch"] for row in history):
-            return  # a trial that was continued tells its epochs again
-        history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
-        self._tell("epoch", identity, figures)
-        reason = None if identity in self._pruned else self._queue.epoch(member, figures)
-        if reason is not None:
-            self._pruned[identity] = reason
-            release_lease(self._storage.running / identity, lease)
-
-    def ended(self, identity: str, reason: str | None) -> None:
-        """Take a trial's end; the reason is why it failed."""
-        member, lease = self._running[identity]
-        history = self._histories.pop(identity, [])
-        kind, figures = "finished", dict[str, Any]()
-        if reason is not None:
-            self.failed[identity] = reason
-            kind, figures = "failed", {"reason": reason, "history": history}
-        elif identity in self._pruned and not self._storage.is_finished(
-            identity, self._queue.parts
-        ):
-            kind, figures = "pruned", {"reason": self._pruned.pop(identity), "history": history}
-            self._drop_checkpoint(identity)
-        elif not self._storage.is_finished(identity, self._queue.parts):
-            # Its lease went to another driver, or it was interrupted.
-            self._elsewhere.append(member)
-            kind = "stopped"
-        self._let_go(identity)
-        if kind != "stopped":
-            self._queue.ended(member, kind, figures.get("reason"))
-        self._on_event(TrialEvent(kind, member, figures))
-
-    def release_all(self) -> bool:
-        """Give back what an interruption left; True where there was anything."""
-        left = list(self._running)
-        for identity in left:
-            self._let_go(identity)
-        return bool(left)
-
-    def _let_go(self, identity: str) -> None:
-        _, lease = self._running.pop(identity)
-        running = self._storage.running / identity
-        self._heartbeat.discard(running)
-        release_lease(running, lease)
-
-    def _drop_checkpoint(self, identity: str) -> None:
-        running = self._storage.running / identity
-        if acquire_lease(running, self._driver) is not None:
-            shutil.rmtree(running, ignore_errors=True)
-
-    def _tell(self, kind: str, identity: str, figures: dict[str, Any]) -> None:
-        self._on_event(TrialEvent(kind, self._running[identity][0], figures))
-
-
-def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
+def _tune(handout: Handout, need: TrialResources, slots: int) -> None:
     """Run the jobs that are handed out as Tune trials."""
     if need.workers > 1:
         # The worker group holds the CPUs; a driver that held one too could starve it for ever, so
@@ -298,7 +133,7 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
         resources: dict[str, float] = {"cpu": 0, "node:__internal_head__": 0.001}
     else:
         resources = {"cpu": need.cpus_per_worker, "gpu": need.gpus_per_worker}
-    starved = StarvedStopper(need)
+    follow, starved = _Follow(handout), StarvedStopper(need)
     with tempfile.TemporaryDirectory(prefix="cxr_ray-tune-", ignore_cleanup_errors=True) as folder:
         tuner = tune.Tuner(
             tune.with_resources(_train_in_trial, resources),
@@ -313,8 +148,8 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
                 name="trials",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[_Follow(handout), starved],
-                stop=starved,
+                callbacks=[follow, starved],
+                stop=CombinedStopper(follow, starved),
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
         )
@@ -323,20 +158,36 @@ def _tune(handout: _Handout, need: TrialResources, slots: int) -> None:
         handout.ended(identity, reason)
 
 
-class _Follow(tune.Callback):
-    """Tells the handout what Tune tells of a trial."""
+class _Follow(tune.Callback, tune.Stopper):
+    """Tells the handout what Tune tells of a trial, and stops everything if the storage fails."""
 
-    def __init__(self, handout: _Handout) -> None:
+    def __init__(self, handout: Handout) -> None:
         self._handout = handout
         self._reasons: dict[str, str] = {}
+        self._begun: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore of its own, which is never used.
         return {}
 
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial by what it reports."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Stop everything, or not yet."""
+        return self._handout.error is not None
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the start on."""
+        self._begun.add(_identity(trial))
         self._handout.started(_identity(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Pass on that a trial is to begin again."""
+        self._begun.discard(_identity(trial))
+        tries = f"retry {trial.num_failures} of {PROCESS_RETRIES}"
+        self._handout.retried(_identity(trial), f"{_reason(trial)}; {tries}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -344,6 +195,8 @@ class _Follow(tune.Callback):
         """Pass an epoch's figures on, or keep the reason of a trial that failed by itself."""
         if "failed" in result:
             self._reasons[_identity(trial)] = result["failed"]
+        elif "retried" in result:
+            self._handout.retried(_identity(trial), result["retried"])
         elif "val_loss" in result:
             self._handout.epoch(_identity(trial), result)
 
@@ -352,8 +205,10 @@ class _Follow(tune.Callback):
         self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Pass on that a trial's process failed for good."""
-        self._handout.ended(_identity(trial), _reason(trial))
+        """Pass on that a trial's process failed for good, or before the trial began."""
+        begun = _identity(trial) in self._begun
+        tell = self._handout.ended if begun else self._handout.died_before_its_start
+        tell(_identity(trial), _reason(trial))
 
 
 def _identity(trial: Any) -> str:
@@ -368,7 +223,7 @@ def _train_in_trial(config: dict[str, Any]) -> None:
         if job.workers > 1:
             from cxr_ray.training.distributed import run_distributed
 
-            run_distributed(job)
+            run_distributed(job, lambda reason: tune.report({"retried": reason}))
         else:
             import torch
 

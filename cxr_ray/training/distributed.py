@@ -1,7 +1,9 @@
 """Several workers on one experiment: Ray Train's TorchTrainer around the same loop."""
 
+import inspect
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,12 +17,17 @@ START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 POLL_SECONDS = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
 
 
-def run_distributed(job: Job) -> None:
+def run_distributed(job: Job, tell: Callable[[str], None]) -> None:
     """Run a job as a group of DDP workers, from inside a Tune trial.
 
     A group that loses a worker starts again from the last checkpoint. Where the cluster no longer
     holds that many, which Train alone would wait for without end, it goes on with those that it
     holds, or ends. Where others only use the room now, it waits for its turn.
+
+    Parameters
+    ----------
+    tell
+        Called with the reason each time that a group starts again.
 
     Raises
     ------
@@ -54,13 +61,16 @@ def run_distributed(job: Job) -> None:
                         f"it needs {workers} workers, and for {job.wait_for_room:g} s the cluster "
                         f"has held {held}; the same command continues it"
                     ) from error
-                workers = min(workers, held)
+                if held < workers:
+                    tell(f"for {job.wait_for_room:g} s the cluster has held {held} workers")
+                    workers = held
                 continue
             failures += 1
             if failures > WORKER_RETRIES:
                 raise TrialError(
                     f"its workers failed {failures} times, the last time by {_sentence(causes)}"
                 ) from error
+            tell(f"{_sentence(causes)}; retry {failures} of {WORKER_RETRIES}")
 
 
 def _run_group(job: Job, workers: int, each: dict[str, float]) -> None:
@@ -82,10 +92,22 @@ def _run_group(job: Job, workers: int, each: dict[str, float]) -> None:
                 name=job.experiment_id,
                 storage_path=folder,
                 callbacks=[TuneReportCallback()],  # type: ignore[list-item]
-                # Train would also repeat what ends the same way, and wait for room without end.
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+                failure_config=FailureConfig(**_no_retries()),  # type: ignore[arg-type]
             ),
         ).fit()
+
+
+def _no_retries() -> dict[str, int]:
+    """Leave retries to `run_distributed`, in the fields that this version of Train knows.
+
+    Train would also repeat what ends the same way, wait for room without end, and start again
+    without end where machines are taken away by notice (spot instances).
+    """
+    from ray.train import FailureConfig
+
+    fields = ("max_failures", "controller_failure_limit", "max_preemption_failures")
+    known = inspect.signature(FailureConfig).parameters
+    return {name: 0 for name in fields if name in known}
 
 
 def _train_worker(config: dict[str, Any]) -> None:

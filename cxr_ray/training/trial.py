@@ -3,11 +3,14 @@
 The same function runs in a plain process, in a Tune trial and in a DDP worker.
 """
 
+import contextlib
+import errno
 import functools
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from cxr_ray import __version__
 from cxr_ray.config.identity import TRAINING_VERSION, DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
-from cxr_ray.errors import TrialStopped
+from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.lease import holds_lease
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.scoring import score_folder
@@ -34,8 +37,21 @@ from cxr_ray.training.outputs import write_outputs
 from cxr_ray.training.world import World
 
 LEASE_CHECK_SECONDS = 1.0
+STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
+@contextlib.contextmanager
+def _storage_faults() -> Iterator[None]:
+    """Fail a trial at once whose storage takes nothing more: a retry would end the same way."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in STORAGE_FAULTS:
+            raise TrialError(f"OSError: {error}") from error
+        raise
+
+
+@_storage_faults()
 def run_job(job: Job, world: World, report: Report) -> None:
     """Train, score and commit one experiment, continuing an earlier attempt's checkpoint.
 
@@ -44,7 +60,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
     TrialStopped
         If this attempt no longer holds the experiment's lease.
     TrialError
-        If the loss is not finite.
+        If the loss is not finite, or the storage is full or read-only.
     """
     storage = Storage.open(job.storage, create=False)
     config = ExperimentConfig.model_validate(job.config)

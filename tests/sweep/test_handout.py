@@ -1,13 +1,17 @@
 """How members are handed to Tune: under a lease, shared with other drivers, ended by the queue."""
 
+import errno
+from types import SimpleNamespace
+
 import pytest
 from ray.tune.search import Searcher
 from small_searches import FakeStudy
 
 from cxr_ray.lease import Heartbeat, holds_lease
+from cxr_ray.sweep.handout import Handout
 from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.resources import TrialResources
-from cxr_ray.sweep.runner import _Handout
+from cxr_ray.sweep.runner import _Follow
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def members(study):
 def handout(study, queue, driver="one"):
     events = []
     with Heartbeat() as heartbeat:
-        made = _Handout(
+        made = Handout(
             study.storage, queue, TrialResources(), driver, None, heartbeat, events.append
         )
     made.events = events
@@ -97,9 +101,82 @@ def test_a_trial_without_test_part_and_weights_is_trained_again_for_a_grid(study
     assert not folders[1].exists()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"best_epoch": 1, "par', b"\xff\0\0"])
+def test_a_trial_folder_whose_result_is_damaged_is_no_finished_trial_and_made_again(
+    study, members, content
+):
+    study.finish(members[0], [0.5], ("val", "test"))
+    folder = study.storage.trials / members[0].trained_id
+    (folder / "model" / "model.safetensors").write_bytes(b"")
+    (folder / "result.json").write_bytes(content)
+    assert not study.storage.is_finished(members[0].trained_id)
+    assert taken(handout(study, GridQueue(members[:1])))[0] == [members[0].trained_id]
+    assert not folder.exists()
+
+
 def test_epochs_that_a_continued_trial_tells_again_are_passed_on_once(study, members):
     own = handout(study, GridQueue(members[:1]))
     identity = own.suggest("a")["job"]["experiment_id"]
     for epoch in (0, 1, 0, 1, 2):
         own.epoch(identity, {"epoch": epoch, "val_loss": 1.0, "best_epoch": 0})
     assert [e.figures["epoch"] for e in own.events if e.kind == "epoch"] == [0, 1, 2]
+
+
+def test_a_process_that_dies_before_its_trial_begins_costs_no_trial_but_not_for_ever(
+    study, members
+):
+    own = handout(study, GridQueue(members[:1]))
+    for _ in range(3):
+        assert not own.failed
+        (identity,), _ = taken(own)
+        own.died_before_its_start(identity, "its process died: the node was lost")
+    assert own.failed == {identity: "its process died: the node was lost"}
+    assert taken(own) == ([], Searcher.FINISHED)
+    kinds = [event.kind for event in own.events]
+    assert kinds == ["retried", "stopped", "retried", "stopped", "failed"]
+
+
+def test_nothing_is_handed_out_or_recorded_after_the_storage_has_failed(
+    study, members, monkeypatch
+):
+    own = handout(study, GridQueue(members))
+    identity = own.suggest("a")["job"]["experiment_id"]
+    full = OSError(errno.ENOSPC, "No space left on device", "ended/x.json")
+
+    def refuse(event):
+        raise full
+
+    monkeypatch.setattr(own, "_on_event", refuse)
+    own.ended(identity, "it diverged")
+    assert own.error is full
+    assert own.suggest("b") is None
+    own.epoch("unknown", {"epoch": 0})
+    own.ended("unknown", None)
+
+
+def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others(study, members):
+    told = []
+    spy = SimpleNamespace(
+        error=None,
+        started=lambda identity: told.append("started"),
+        retried=lambda identity, reason: told.append(reason),
+        ended=lambda identity, reason: told.append("ended"),
+        died_before_its_start=lambda identity, reason: told.append("died before its start"),
+    )
+    follow = _Follow(spy)
+    trial = SimpleNamespace(
+        config={"job": {"experiment_id": "x"}},
+        pickled_error_file=None,
+        error_file=None,
+        num_failures=1,
+    )
+    happens = ("error", "start", "recover", "error", "start", "error")
+    for what in happens:
+        getattr(follow, f"on_trial_{what}")(0, [], trial)
+    assert told == [
+        "died before its start", "started", "its process failed; retry 1 of 2",
+        "died before its start", "started", "ended",
+    ]  # fmt: skip
+    assert not follow.stop_all()
+    spy.error = OSError()
+    assert follow.stop_all()

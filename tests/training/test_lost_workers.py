@@ -1,5 +1,7 @@
 """What a trial does when its group of workers fails, without a cluster."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cxr_ray.errors import TrialError
@@ -31,8 +33,10 @@ def run(monkeypatch):
 
         monkeypatch.setattr(distributed, "_run_group", run_group)
         job = Job("", "id", "attempt", {}, {}, workers=3, elastic=elastic, wait_for_room=7)
-        return distributed.run_distributed(job) or sizes
+        distributed.run_distributed(job, run.told.append)
+        return sizes
 
+    run.told = []
     return run
 
 
@@ -54,6 +58,7 @@ def no_room():
 
 def test_a_group_that_fails_starts_again_twice_and_then_the_trial_ends_with_the_reason(run):
     assert run(died(), died(), None) == [3, 3, 3]
+    assert [told[-13:] for told in run.told] == [" retry 1 of 2", " retry 2 of 2"]
     with pytest.raises(
         TrialError, match="its workers failed 3 times, .* The actor experienced an error"
     ):
@@ -67,6 +72,7 @@ def test_an_experiment_that_fails_by_itself_is_not_repeated(run):
 
 def test_a_group_without_room_goes_on_with_the_workers_that_the_cluster_holds(run):
     assert run(died(), no_room(), None) == [3, 3, 2]
+    assert run.told[1:] == ["for 7 s the cluster has held 2 workers"]
 
 
 def test_a_group_that_others_keep_out_waits_for_its_turn(run):
@@ -80,3 +86,13 @@ def test_a_trial_that_cannot_go_on_says_what_it_needs_and_what_there_is(run, ela
         TrialError, match=f"needs 3 workers, and for 7 s the cluster has held {held}"
     ):
         run(no_room(), elastic=elastic, nodes=nodes)
+
+
+def test_train_retries_nothing_itself_not_even_where_a_spot_machine_is_taken_back():
+    from ray.train import FailureConfig
+    from ray.train.v2._internal.execution.failure_handling import create_failure_policy
+    from ray.train.v2.api.exceptions import PreemptionError
+
+    for error in (died(), no_room(), PreemptionError(SimpleNamespace(preempted_ranks=[0]))):
+        policy = create_failure_policy(FailureConfig(**distributed._no_retries()))
+        assert policy.make_decision(error).value == "RAISE"
