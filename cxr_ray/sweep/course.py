@@ -105,3 +105,11 @@ def forget_trials(storage: Storage, identities: Sequence[str], driver: str) -> N
         if acquire_lease(running, driver) is not None:
             shutil.rmtree(storage.trials / identity, ignore_errors=True)
             shutil.rmtree(running, ignore_errors=True)
+
+
+def drop_leftovers(storage: Storage, driver: str) -> None:
+    """Remove the checkpoints of finished trials, which a kill just after their end left behind."""
+    for running in storage.running.iterdir():
+        if storage.is_finished(running.name, parts=()):
+            if acquire_lease(running, driver) is not None:
+                shutil.rmtree(running, ignore_errors=True)

@@ -13,7 +13,7 @@ from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.auditing import SweepAudit
-from cxr_ray.sweep.course import Course, GridCourse
+from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
@@ -185,6 +185,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
             keep=options.keep,
         )
     with course:
+        drop_leftovers(storage, driver)
         if options.fresh:
             course.forget(driver)
         study = open_study(
