@@ -90,12 +90,15 @@ def describe_gain(
     winner
         Name of the best trial, None where none has finished.
     """
-    counts = f"{search['finished']} trials finished"
+    counts = f"{search['finished']} trial{'s' * (search['finished'] != 1)} finished"
     counts += "".join(f", {search[how]} {how}" for how in ("pruned", "failed") if search[how])
     if winner is None:
         return [f"{counts}: there is no winner yet."]
     if gain is None:
-        return [f"{counts}. Trial 0, the values that the search began with, is the best of them."]
+        return [
+            f"{counts}. Trial 0, the values that the search began with, is the best of them: there "
+            "is no gain to test."
+        ]
     said = [f"{counts}; the best is {winner}."]
     for metric, title in (("average_precision", "average precision"), ("auroc", "AUROC")):
         val, test = (
@@ -113,10 +116,13 @@ def describe_gain(
             f"left{share}, p {format_share(test['p_value'])}: "
             + (f"{verdict} is shown." if verdict != "no difference" else "no difference is shown.")
         )
+    n, positive = (int(gain[column].iloc[0]) for column in ("n", "n_positive"))
     said.append(
-        f"The winner is the best of {search['finished'] + search['pruned']} on "
-        f"{int(gain['n_positive'].iloc[0])} positive validation records: its validation figures "
-        "are too good by that choice, and only the test part's are to be quoted."
+        f"The winner is the best of {search['finished'] + search['pruned']} on {positive} positive "
+        f"and {n - positive} negative validation records: its validation figures are too good by "
+        "that choice, and only the test part's are to be quoted. One model of each setting was "
+        "trained: that settings differ, rather than two models, is for several seeds or folds to "
+        "show."
     )
     if search["tested"] > 2:
         said.append(

@@ -10,10 +10,10 @@ import pandas as pd
 from cxr_ray.report.search_gain import GAIN_FILE
 
 PICTURES = {
-    "history": "The objective by trial, and the best so far.",
-    "importance": "Share of the objective's variance by parameter, where it exists.",
-    "slice": "The objective against each parameter.",
-    "contour": "The objective over the two foremost parameters.",
+    "history": "What each trial reached on validation, and the best so far.",
+    "importance": "Share of the variance by parameter, among the trials in which it exists.",
+    "slice": "What each trial reached on validation against each parameter.",
+    "contour": "The two foremost ranges, and what lies between the trials, interpolated.",
     "pareto": "Both objectives; the front is what no trial beats in both.",
 }
 MOST_ROWS = 100

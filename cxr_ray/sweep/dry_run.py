@@ -17,7 +17,12 @@ from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
 from cxr_ray.sweep.price import StudyPrice, describe_price
 from cxr_ray.sweep.resources import count_slots, local_resources
-from cxr_ray.sweep.search_plan import DEFAULT_TRIALS, describe_space
+from cxr_ray.sweep.search_plan import (
+    DEFAULT_TRIALS,
+    FEWEST_FOR_IMPORTANCE,
+    describe_space,
+    remark_on_objective,
+)
 from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 
 PENDING = "id pending weights"
@@ -53,13 +58,16 @@ def describe_plan(options: SweepOptions, *, measure: bool = False) -> str:
         cohort, split = group[0].keys.cohort, group[0].config.data.split.kind
         manifest, flow = counted[cohort]
         lines += ["", f"cohort {cohort}", describe_counts(manifest, flow)]
-        lines.append(describe_power(*count_tested(manifest, split), family, split))
+        searched = planned.search is not None
+        power = describe_power(*count_tested(manifest, split), family, split, search=searched)
+        lines.append(power)
     if planned.search is None:
         lines += ["", *_experiments(storage, plan)]
     else:
         manifest = counted[plan.members[0].keys.cohort][0]
         search, said = planned.search.within(manifest)
         lines += ["", *describe_space(search.space, search.fixed), *said]
+        lines += remark_on_objective(manifest)
         lines.append(_asked(storage.studies / planned.study_name, options))
     lines += [f"  left out: {each.name}: {each.reason}" for each in plan.left_out]
     lines += ["", _resources(options), _disk(plan, counted)]
@@ -133,7 +141,10 @@ def _asked(folder: Path, options: SweepOptions) -> str:
     asked = len(Ledger(folder).read())
     limit = _trial_limit(options)
     budget = f" within {options.time_budget:g} s" if options.time_budget is not None else ""
-    return f"trials: {asked} asked for so far, {limit or 'no limit'} in all{budget}"
+    few = limit is not None and limit < FEWEST_FOR_IMPORTANCE
+    return f"trials: {asked} asked for so far, {limit or 'no limit'} in all{budget}" + (
+        f"; the importance of parameters needs {FEWEST_FOR_IMPORTANCE}" * few
+    )
 
 
 def _trial_limit(options: SweepOptions) -> int | None:

@@ -100,12 +100,16 @@ class Execution:
         self._audit, self._tracking, self._listener = audit, tracking, listener
         self._cohorts, self._need, self._driver = cohorts, need, driver
         self._max_concurrent, self._git_commit = max_concurrent, git_commit
+        self._phase: str | None = None
         self.failed: dict[str, str] = {}
 
-    def run(self, queue: TrialQueue) -> None:
-        """Train what a queue hands out."""
+    def run(self, queue: TrialQueue, phase: str | None = None) -> None:
+        """Train what a queue hands out; in a later ``phase`` only the parts that are not scored."""
         from cxr_ray.sweep.runner import run_trials
 
+        self._phase = phase
+        if phase is not None:
+            self._listener.phase(phase)
         self._ray()
         self._ray.check_data(self._cohorts, gpus=self._need.gpus_per_worker > 0)
         self.failed |= run_trials(
@@ -123,7 +127,8 @@ class Execution:
         from cxr_ray.report.out_of_fold import gather_fits
 
         self._audit.start()
-        self._listener.trial(event)
+        if self._phase is None or event.kind == "failed":
+            self._listener.trial(event)
         member = event.member
         if event.kind == "finished":
             self._study.forget_ended(member.trained_id)

@@ -125,8 +125,11 @@ def make_plan(
         members.append(member)
     if not any(member.experiment.selected for member in members):
         reasons = sorted({each.reason for each in left_out})
+        has = next(iter(sources.values())).modalities
+        one = len(has) == 1 and "fusion.modalities" not in overrides.values
+        hint = f"; --set fusion.modalities={has[0]} reads what it has" if one else ""
         raise InputError(
-            f"--data {data} can feed no experiment that is asked for: {'; '.join(reasons)}"
+            f"--data {data} can feed no experiment that is asked for: {'; '.join(reasons)}{hint}"
         )
     _check_cached(members)
     fingerprints = sorted({source.fingerprint() for source in sources.values()})

@@ -15,12 +15,15 @@ from cxr_ray.sweep.ledger import Ledger
 from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.search import Search
-from cxr_ray.sweep.search_plan import DEFAULT_TRIALS, SearchPlan, describe_space
+from cxr_ray.sweep.search_plan import (
+    DEFAULT_TRIALS,
+    SearchPlan,
+    describe_space,
+    remark_on_objective,
+)
 from cxr_ray.sweep.search_results import write_results
 from cxr_ray.sweep.study import ENDED_FOLDER, Study, read_ended
 
-# Below it a validation AP moves by hundredths from one patient to the next.
-FEWEST_POSITIVES = 100
 _ASKING = ".asking"
 
 
@@ -83,20 +86,13 @@ class SearchCourse(Course):
     @property
     def remarks(self) -> Sequence[str]:
         """What a user should know before the first trial, in sentences."""
-        positive = self._counted["parts"]["val"]["n_positive"]
-        few = []
-        if positive < FEWEST_POSITIVES:
-            few = [
-                f"the objective rests on {positive} positive validation records: differences "
-                "between trials are mostly chance"
-            ]
         other = []
         if self.search.foreign:
             other = [
                 f"{len(self.search.foreign)} trials were asked for with another space, base or "
                 "--set and are no part of this search now; their folders are kept"
             ]
-        return (*self._said, *few, *other)
+        return (*self._said, *remark_on_objective(self._counted), *other)
 
     @property
     def members(self) -> Sequence[Member]:
@@ -123,7 +119,7 @@ class SearchCourse(Course):
         if not self.search.waiting and not (self.search.to_ask and self._deadline is None):
             untested = [m for m in self._final() if not self._storage.is_finished(m.trained_id)]
             if untested:
-                execution.run(GridQueue(untested))
+                execution.run(GridQueue(untested), phase="scoring the test part")
 
     def record(self, study: Study) -> Sequence[Mapping[str, Any]]:
         """Bring the study's record up to date and return its members as described there."""

@@ -14,6 +14,10 @@ from cxr_ray.sweep.plan import Member, Plan, cannot_reach, make_member, make_pla
 from cxr_ray.sweep.space import Space, check_values, pack_values
 
 DEFAULT_TRIALS = 40
+# A forest of regression trees fits fewer trials without a remainder.
+FEWEST_FOR_IMPORTANCE = 10
+# Below it a validation AP moves by hundredths from one patient to the next.
+FEWEST_POSITIVES = 100
 SHARE = "data.majority_share"
 
 
@@ -137,6 +141,19 @@ def plan_search(
     return SearchPlan(space, layers, fixed, plan)
 
 
+def remark_on_objective(counted: Mapping[str, Any]) -> list[str]:
+    """Tell where the validation part is too small to rank trials by it, of a cohort's counts."""
+    validated = counted["parts"]["val"]
+    fewer = min(validated["n_positive"], validated["n"] - validated["n_positive"])
+    if fewer >= FEWEST_POSITIVES:
+        return []
+    which = "positive" if fewer == validated["n_positive"] else "negative"
+    return [
+        f"the objective rests on {fewer} {which} validation records: differences between trials "
+        "are mostly chance"
+    ]
+
+
 def describe_space(space: Space, fixed: Mapping[str, Any]) -> list[str]:
     """Lay out a space for reading: its parameters, trial 0, and how it is searched."""
     start = space.starts(fixed)[0]
@@ -155,8 +172,9 @@ def describe_space(space: Space, fixed: Mapping[str, Any]) -> list[str]:
         *lines,
         "fixed: " + (", ".join(f"{k}={_shown(v)}" for k, v in held.items()) or "nothing"),
         "objective: " + ", ".join(f"{how} {what}" for how, what in goals)
-        + " on the full validation set; train.monitor is "
-        f"{space.base.values['train.monitor']}, which also stops a trial and picks its epoch",
+        + " on the full validation set",
+        f"train.monitor: {space.base.values['train.monitor']}, which also stops a trial and picks "
+        "its epoch",
         f"sampler {space.sampler}, pruner {space.pruner}",
     ]  # fmt: skip
 

@@ -2,11 +2,10 @@
 
 import shlex
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 import yaml
@@ -17,14 +16,13 @@ from cxr_ray.report.search_gain import GAIN_FILE, describe_gain, measure_gain
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.parameter import Value
 from cxr_ray.sweep.search import Search, SearchTrial
+from cxr_ray.sweep.search_pictures import draw_pictures, measure_importance
 from cxr_ray.sweep.study import Study
 
 TRIALS_FILE = "search.csv"
 IMPORTANCE_FILE = "importance.csv"
 BEST_FILE = "best.yaml"
 OPTUNA_FILE = "optuna.db"
-# A forest of regression trees fits fewer trials without a remainder.
-FEWEST_FOR_IMPORTANCE = 10
 SHOWN_TRIALS = 10
 _SEARCH_FLAGS = ("--search", "--trials", "--time-budget", "--keep", "--study")
 
@@ -38,7 +36,7 @@ def write_results(
     write_whole(folder / TRIALS_FILE, trials.to_csv(index=False))
     importance = measure_importance(search)
     write_whole(folder / IMPORTANCE_FILE, importance.to_csv(index=False))
-    draw_pictures(search, folder)
+    draw_pictures(search, importance, folder)
     write_optuna(search, study.name, folder / OPTUNA_FILE)
     best, reference = next(iter(search.best()), None), search.reference()
     gain = None
@@ -50,7 +48,7 @@ def write_results(
         (folder / GAIN_FILE).unlink(missing_ok=True)
     else:
         write_whole(folder / GAIN_FILE, gain.to_csv(index=False))
-    command = _write_best(study, search, best, reference)
+    commands = _write_best(study, search, best, reference)
     own = [t for t in search.trials.values() if t.same_as is None]
     counts = {how: sum(t.status == how for t in own) for how in ("finished", "pruned", "failed")}
     counts["tested"] = sum(
@@ -59,13 +57,11 @@ def write_results(
     said = describe_gain(gain, counts, _name(best))
     study.update(
         search.members,
-        search={**study.record["search"], **counts, "said": said, "command": command},
+        search={**study.record["search"], **counts, "said": said, "commands": commands},
     )
-    shown = [table_of_trials(search), "\n".join(said)]
-    if command is not None:
-        here = command.replace(_place(study), shlex.quote(str(folder / BEST_FILE)))
-        shown.append(f"The winner and trial 0 with five seeds: {here}")
-    return shown
+    here = shlex.quote(str(folder / BEST_FILE))
+    again = [f"{what}:\n{line.replace(_place(study), here)}" for what, line in commands.items()]
+    return [table_of_trials(search), "\n".join(said), *again]
 
 
 def tabulate_trials(search: Search) -> pd.DataFrame:
@@ -120,71 +116,6 @@ def table_of_trials(search: Search) -> str:
     ).to_text()
 
 
-def measure_importance(search: Search) -> pd.DataFrame:
-    """Share out the first objective's variance over parameters: fANOVA (Hutter et al. 2014).
-
-    A conditional parameter is measured among the trials that have it; ``trials`` counts them.
-    Fewer than ten finished trials give no row.
-    """
-    done = search.study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    columns = ["parameter", "importance", "trials"]
-    rows = []
-    everywhere = [n for n in search.space.parameters if all(n in t.params for t in done)]
-    for name in search.space.parameters:
-        own = [t for t in done if name in t.params]
-        spread = np.ptp([t.values[0] for t in own]) if own else 0.0
-        if len(own) < FEWEST_FOR_IMPORTANCE or spread == 0:
-            continue
-        shares = optuna.importance.get_param_importances(
-            search.study,
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            params=[*everywhere, *([] if name in everywhere else [name])],
-            target=_first_objective,
-        )
-        rows.append({"parameter": name, "importance": shares[name], "trials": len(own)})
-    table = pd.DataFrame(rows, columns=columns)
-    return table.sort_values("importance", ascending=False, ignore_index=True)
-
-
-def draw_pictures(search: Search, folder: Path) -> None:
-    """Draw history, importance, slices, the two foremost parameters, and the Pareto front."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as plots
-
-    study, names = search.study, list(search.space.parameters)
-    done = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    if not done:
-        return
-    objective = search.space.objectives[0]
-    common: dict[str, Any] = {"target_name": objective}
-    if len(search.space.objectives) > 1:
-        common["target"] = _first_objective
-    importance = measure_importance(search)
-    drawn: dict[str, Callable[[], Any]] = {
-        "history": lambda: plots.plot_optimization_history(study, **common)
-    }
-    drawn["slice"] = lambda: plots.plot_slice(
-        study, params=[n for n in names if any(n in t.params for t in done)], **common
-    )
-    if not importance.empty:
-        drawn["importance"] = lambda: _draw_importance(importance)
-    ranges = [n for n in importance["parameter"] if search.space.parameters[n].choices is None]
-    if len(ranges) > 1:
-        drawn["contour"] = lambda: plots.plot_contour(study, params=ranges[:2], **common)
-    if len(search.space.objectives) > 1:
-        drawn["pareto"] = lambda: plots.plot_pareto_front(
-            study, target_names=list(search.space.objectives)
-        )
-    for name, draw in drawn.items():
-        with matplotlib.rc_context():
-            axes = np.ravel(np.asarray(draw(), dtype=object))[0]
-            axes.figure.savefig(folder / f"search_{name}.png", dpi=100, bbox_inches="tight")
-            pyplot.close(axes.figure)
-
-
 def write_optuna(search: Search, name: str, path: Path) -> None:
     """Write the study as an Optuna storage, for those who open it in its dashboard.
 
@@ -208,22 +139,40 @@ def write_optuna(search: Search, name: str, path: Path) -> None:
 
 def _write_best(
     study: Study, search: Search, best: SearchTrial | None, reference: SearchTrial | None
-) -> str | None:
-    """Write the winner beside trial 0 as a grid, and return the command that trains both."""
-    if best is None:
-        return None
-    levels = {"found": dict(best.asked.parameters)}
-    if reference is not None and reference is not best:
-        levels = {"trial_0": dict(reference.asked.parameters), **levels}
+) -> dict[str, str]:
+    """Write the winner beside trial 0 as a grid, and return the commands that train both anew.
+
+    Cross-validated, both are tested on records that the winner was not picked by: those are the
+    validation part of every fit.
+    """
+    if best is None or best.member is None:
+        return {}
+    levels = {} if reference is None else {"trial_0": dict(reference.asked.parameters)}
+    if best is not reference:
+        levels["found"] = dict(best.asked.parameters)
+    base = dict(search.space.base.values)
+    if best.member.config.data.split.kind == "holdout":
+        base["data.split.validation"] = "holdout"
     grid = {
         "title": f"Is what the search {study.name} found better than what it began with?",
-        "base": dict(search.space.base.values),
+        "base": base,
         "axes": {"values": levels},
     }
     write_whole(study.folder / BEST_FILE, yaml.safe_dump(grid, sort_keys=False))
     words = shlex.join(_without(shlex.split(study.record["command"]), _SEARCH_FLAGS))
-    again = shlex.join(["--seeds", "5", "--study", f"{study.name}-best"])
-    return f"{words} --grid {_place(study)} {again}"
+    command = f"{words} --grid {_place(study)}"
+    who = "Trial 0" if best is reference else "The winner and trial 0"
+    name = study.name
+    commands = {
+        f"{who} with five seeds, on the same test part": (
+            f"{command} {shlex.join(['--seeds', '5', '--study', f'{name}-best'])}"
+        )
+    }
+    if "data.split.validation" in base:
+        what = f"{who} out of fold, on every record but the validation part that the search saw"
+        folds = shlex.join(["--set", "data.split.kind=kfold", "--study", f"{name}-best-folds"])
+        commands[what] = f"{command} {folds}"
+    return commands
 
 
 def _place(study: Study) -> str:
@@ -242,21 +191,6 @@ def _without(words: Sequence[str], flags: Sequence[str]) -> list[str]:
         elif word.partition("=")[0] not in flags:
             kept.append(word)
     return kept
-
-
-def _draw_importance(importance: pd.DataFrame) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 0.6 + 0.35 * len(importance)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(importance["parameter"], importance["importance"])
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the objective's variance (fANOVA)")
-    return axes
-
-
-def _first_objective(trial: optuna.trial.FrozenTrial) -> float:
-    return float(trial.values[0])
 
 
 def _name(trial: SearchTrial | None) -> str | None:

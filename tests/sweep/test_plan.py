@@ -61,6 +61,12 @@ def test_data_that_feeds_nothing_is_refused_with_its_reasons(monkeypatch, storag
     )
 
 
+def test_data_of_one_modality_is_said_to_feed_a_search_that_reads_it_alone(monkeypatch, storage):
+    both = experiments_of(load_grid(SEARCH_SPACES / "ratios.yaml"))[:1]
+    with pytest.raises(InputError, match=r"no image; --set fusion\.modalities=text reads what it"):
+        plan_of(monkeypatch, storage, both, FakeSource(modalities=("text",), default=("text",)))
+
+
 def test_an_experiment_that_is_there_twice_is_trained_once(monkeypatch, storage, tmp_path):
     grid = grid_of(
         "axes: {loss: {bce: {loss.alpha: .1}, same: {loss.alpha: .2}, focal: {loss.kind: focal}}}",

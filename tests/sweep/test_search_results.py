@@ -10,7 +10,8 @@ from small_searches import FakeStudy
 from cxr_ray.config.layers import Layer, load_profile
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.sweep.grid import expand, load_grid
-from cxr_ray.sweep.search_results import measure_importance, write_results
+from cxr_ray.sweep.search_pictures import measure_importance
+from cxr_ray.sweep.search_results import write_results
 from cxr_ray.sweep.study import Study
 
 SPACE = """
@@ -70,6 +71,25 @@ def test_few_trials_give_no_importance(tmp_path):
     assert measure_importance(search).empty
 
 
+def test_where_most_are_pruned_importance_is_of_what_all_reached_after_the_same_epochs(tmp_path):
+    fake = FakeStudy(tmp_path)
+    search = fake.search(SPACE, trials=24)
+    for count in range(24):
+        member = search.next()
+        half, whole = by_rate(member)
+        if count < 4:
+            fake.finish(member, [half, whole])
+            search.ended(member, "finished")
+            continue
+        search.epoch(member, {"epoch": 0, "best_epoch": 0, "val_average_precision": half})
+        search.ended(member, "pruned", "as the pruner says")
+    table = measure_importance(search)
+    assert (table["measured"] == "val_average_precision after 1 epoch").all()
+    assert table.set_index("parameter").loc["train.lr", ["importance", "trials"]].tolist() == [
+        pytest.approx(table["importance"].max()), 24
+    ]  # fmt: skip
+
+
 def test_pictures_are_drawn_and_leave_the_style_of_others_alone(searched):
     import matplotlib
 
@@ -102,10 +122,13 @@ def test_the_winner_beside_trial_0_is_a_grid_with_the_command_that_trains_both(s
     best = search.best()[0].member.config
     assert found[2].config.train.lr == best.train.lr and found[2].config.loss == best.loss
     assert {e.config.train.monitor for e in found} == {"val_average_precision"}
-    assert study.record["search"]["command"] == (
-        "python launch/sweep.py --profile tiny --grid STORAGE/studies/mine/best.yaml --seeds 5 "
-        "--study mine-best"
-    )
+    command = "python launch/sweep.py --profile tiny --grid STORAGE/studies/mine/best.yaml"
+    assert list(study.record["search"]["commands"].values()) == [
+        f"{command} --seeds 5 --study mine-best",
+        f"{command} --set data.split.kind=kfold --study mine-best-folds",
+    ]
+    # what the winner was picked by is tested by no fit
+    assert {e.config.data.split.validation for e in found} == {"holdout"}
 
 
 def test_optunas_storage_is_a_copy_with_every_trial(searched):

@@ -107,7 +107,8 @@ def test_only_the_winner_and_trial_0_have_a_test_part(searched):
         assert (folder / "test.json").exists() and (folder / "figures").is_dir()
     leaderboard = pd.read_csv(storage / "studies/small/leaderboard.csv")
     assert set(leaderboard.loc[leaderboard["test_set"].notna(), "experiment_id"]) == tested
-    assert "Search" in done.stdout and "trials finished" in done.stdout
+    assert "Search" in done.stdout and " finished" in done.stdout
+    assert done.stderr.count("scoring the test part") == 1
 
 
 def test_the_page_shows_the_searchs_figures_as_its_csv_holds_them(searched):
