@@ -94,6 +94,7 @@ class TerminalProgress:
         self._began = time.monotonic()
         self._missing = self._finished = self._failed = 0
         self._running: dict[str, str] = {}
+        self._best: dict[str, str] = {}
         self._step = ""
 
     def planned(
@@ -128,16 +129,21 @@ class TerminalProgress:
         if event.kind == "started":
             self._running[name] = name
         elif event.kind == "epoch":
-            figures = event.figures
+            figures, monitor = event.figures, event.member.config.train.monitor
+            shown = f"{monitor.replace('_', ' ')} {figures[monitor]:.3f}"
+            if figures["best_epoch"] == figures["epoch"]:
+                self._best[name] = shown
             self._running[name] = (
-                f"{name} epoch {figures['epoch'] + 1} val loss {figures['val_loss']:.3f} "
-                f"AUROC {figures['val_auroc']:.3f}"
+                f"{name} epoch {figures['epoch'] + 1} {shown} AUROC {figures['val_auroc']:.3f}"
             )
         else:
             self._running.pop(name, None)
+            best = self._best.pop(name, None)
             self._finished += event.kind == "finished"
             self._failed += event.kind in ("failed", "pruned")
             reason = f": {event.figures['reason']}" if "reason" in event.figures else ""
+            if event.kind == "finished" and best is not None:
+                reason = f": {best}"
             done = self._finished + self._failed
             self._missing = max(self._missing, done)
             self._line(f"{event.kind} {done}/{self._missing} {name}{reason}")

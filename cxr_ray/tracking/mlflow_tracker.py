@@ -148,8 +148,11 @@ class Tracker:
             return
         run_id, when = run.info.run_id, run.info.start_time
         self._log_parameters(run, flat_parameters(config))
-        metrics = _curves(read_history(folder), when)
+        history = read_history(folder)
+        metrics = _curves(history, when)
         final = _final(scores, result) | _external(external)
+        if "fits" not in result:
+            final |= _at_best_epoch(history, config.train.monitor)
         metrics += [Metric(key, value, when, 0) for key, value in final.items()]
         self._log_metrics(run_id, metrics)
         for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
@@ -175,10 +178,16 @@ class Tracker:
         how
             ``status``, ``reason`` and, where they are known, ``parameters`` and ``history``.
         """
+        from mlflow.entities import Metric
+
         run = self._child(study, member)
         run_id = run.info.run_id
         self._log_parameters(run, how.get("parameters", {}))
-        self._log_metrics(run_id, _curves(how.get("history", ()), run.info.start_time))
+        history, monitor = how.get("history", ()), how.get("parameters", {}).get("train.monitor")
+        when, metrics = run.info.start_time, _curves(history, run.info.start_time)
+        best = _at_best_epoch(history, monitor)
+        metrics += [Metric(key, value, when, 0) for key, value in best.items()]
+        self._log_metrics(run_id, metrics)
         self._client.set_tag(run_id, "status", how["status"])
         self._client.set_tag(run_id, "reason", how["reason"])
         self._client.set_terminated(run_id, "KILLED" if how["status"] == "pruned" else "FAILED")
@@ -241,6 +250,21 @@ def _curves(history: Sequence[Mapping[str, Any]], when: int) -> "list[Metric]":
         for key, value in row.items()
         if key in EPOCH_METRICS
     ]
+
+
+def _at_best_epoch(history: Sequence[Mapping[str, Any]], monitor: str | None) -> dict[str, float]:
+    """Name the figures of the epoch that a trial would deliver: ``best/…``.
+
+    MLflow's list of runs shows the last value of a curve, by which trials are not ranked.
+    """
+    if not history or monitor is None or monitor not in history[0]:
+        return {}
+    best = (min if monitor == "val_loss" else max)(history, key=lambda row: float(row[monitor]))
+    return {
+        f"best/{EPOCH_METRICS[key]}": value
+        for key, value in best.items()
+        if key in EPOCH_METRICS and key.startswith("val_")
+    }
 
 
 def _final(scores: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, float]:
