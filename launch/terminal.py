@@ -141,7 +141,8 @@ class TerminalProgress:
             best = self._best.pop(name, None)
             self._finished += event.kind == "finished"
             self._failed += event.kind in ("failed", "pruned")
-            reason = f": {event.figures['reason']}" if "reason" in event.figures else ""
+            reason = event.figures.get("reason", "").removeprefix(f"{event.kind} ")
+            reason = f": {reason}" if reason else ""
             if event.kind == "finished" and best is not None:
                 reason = f": {best}"
             done = self._finished + self._failed

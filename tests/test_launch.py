@@ -132,7 +132,7 @@ def test_the_dry_run_of_a_search_shows_the_space_trial_0_and_what_is_held(run):
     assert "data.majority_share        null  one of null" in done.out
     assert "loss.gamma                  1.5  float 0 to 5" in done.out
     assert "fixed: loss.kind=focal" in done.out
-    assert "train.monitor is val_average_precision" in done.out
+    assert "train.monitor: val_average_precision" in done.out
     assert "sampler tpe, pruner asha" in done.out
     assert "trials: 0 asked for so far, 40 in all" in done.out
     assert not done.imported & TRAINING

@@ -13,8 +13,13 @@ from cxr_ray.training.job import CACHE_FROZEN, FEWEST_WORKERS
 FEW_IN_A_FOLD = 10
 
 
-def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Tell where focal loss weighs the majority: alpha is the weight of the positives."""
+def remark_on_alpha(
+    plan: Plan, manifests: Mapping[str, Mapping[str, Any]], *, search: bool = False
+) -> list[str]:
+    """Tell where focal loss weighs the majority: alpha is the weight of the positives.
+
+    The plan of a search holds but its trial 0.
+    """
     names = []
     for member in plan.selected:
         counted, loss = manifests[member.keys.cohort], member.config.loss
@@ -23,12 +28,12 @@ def remark_on_alpha(plan: Plan, manifests: Mapping[str, Mapping[str, Any]]) -> l
             and loss.alpha > 0.5
             and 2 * counted["positive"] > counted["records"]
         ):
-            names.append(member.experiment.model_name)
+            names.append(member.experiment.model_name.partition("-seed")[0])
     if not names:
         return []
+    where = "trial 0 and every other that has it" if search else ", ".join(dict.fromkeys(names))
     return [
-        "Positives are the majority, and loss.alpha above .5 weighs them up further, in "
-        f"{', '.join(dict.fromkeys(names))}."
+        f"Positives are the majority, and loss.alpha above .5 weighs them up further, in {where}."
     ]
 
 

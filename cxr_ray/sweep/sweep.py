@@ -235,7 +235,8 @@ def _run_course(
         remark_on_folds,
     )
 
-    remarks = remark_on_alpha(plan, manifests) + remark_on_batch_norm(plan, options.resources)
+    remarks = remark_on_alpha(plan, manifests, search=options.search is not None)
+    remarks += remark_on_batch_norm(plan, options.resources)
     remarks += remark_on_cuda_switches(plan, options.resources) + remark_on_folds(manifests)
     for remark in remarks:
         listener.warn(remark)
