@@ -133,8 +133,8 @@ def plan_search(
     if experiments[0].config.data.split.kind == "kfold":
         raise InputError(
             "data.split.kind kfold: a search ranks trials on one validation part; cross-validate "
-            "what it finds with --grid STUDY_DIR/best.yaml --set data.split.kind=kfold, which leaves "
-            "that part out of the folds"
+            "what it finds with --grid STUDY_DIR/best.yaml --set data.split.kind=kfold; its folds "
+            "leave that part out"
         )
     plan = make_plan(experiments, storage, data, reports, given, demographics)
     if plan.members[0].experiment is not experiments[0]:
