@@ -1,6 +1,10 @@
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +148,48 @@ def test_a_killed_preparation_repeats_at_most_one_chunk(fresh, monkeypatch, brea
     repeated = len(source.images) - len(set(source.images))
     assert repeated == break_after % 16
     assert len(source.reports) == len(set(source.reports))
+
+
+DIES = """
+import os, signal, sys
+from prepared_phantom import PreparedPhantom, tiny_config
+from cxr_ray.data import image_pack
+from cxr_ray.storage import Storage
+
+class Dying:
+    def __init__(self, source):
+        self.source, self.read = source, 0
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def read_image(self, reference):
+        if self.read == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.read += 1
+        return self.source.read_image(reference)
+
+image_pack.CHUNK = 16
+ours, theirs = (PreparedPhantom(Storage.open(root)) for root in sys.argv[1:])
+ours.prepare(tiny_config(), source=Dying(theirs.source(tiny_config())))
+"""
+
+
+def test_what_a_process_had_prepared_when_it_was_killed_is_kept(fresh, phantom, monkeypatch):
+    place, source = fresh
+    roots = [str(place.storage.root), str(phantom.storage.root)]
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    died = subprocess.run([sys.executable, "-c", DIES, *roots], env=os.environ | path)
+    assert died.returncode == -signal.SIGKILL
+    monkeypatch.setattr(image_pack, "CHUNK", 16)
+    config = tiny_config()
+    ours = place.prepare(config, source=source)
+    # the first chunk of 16 was whole, and all the reports were
+    assert len(source.images) == len(select_cohort(source, config).frame) - 16
+    assert source.reports == []
+    name = f"images-{ours.image}/images.npy"
+    first, second = (p.storage.prepared / ours.cohort / name for p in (place, phantom))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_fan_out_that_breaks_between_chunks_loses_no_finished_chunk(fresh, monkeypatch):
