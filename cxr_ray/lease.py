@@ -15,7 +15,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
+from cxr_ray.errors import store_errors
 from cxr_ray.storage import write_whole
 
 HEARTBEAT_SECONDS = 5.0
@@ -32,6 +34,76 @@ class Lease:
     host: str
     pid: int
     process_started: str
+
+    @classmethod
+    def of(cls, driver: str) -> "Lease":
+        """Make a lease of this process, with an attempt of its own."""
+        host, pid = socket.gethostname(), os.getpid()
+        return cls(driver, uuid.uuid4().hex, host, pid, _process_start(pid))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process holds it."""
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
+    def is_stale(self, silent: float) -> bool:
+        """Tell whether its holder is gone, or gave no sign for ``silent`` seconds elsewhere."""
+        if self.host == socket.gethostname():
+            return _process_start(self.pid) != self.process_started
+        return silent > OTHER_HOST_SECONDS
+
+
+class Leases(Protocol):
+    """How leases of folders are kept: in the folders themselves, or in an object store."""
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often a lease is kept fresh."""
+
+    @property
+    def look_seconds(self) -> float:
+        """How often a worker asks whether its lease is still its own."""
+
+    def acquire(self, folder: Path, driver: str) -> Lease | None:
+        """Take the lease of ``folder``, or return None where somebody alive holds it."""
+
+    def holds(self, folder: Path, attempt: str) -> bool:
+        """Tell whether ``attempt`` may still write in ``folder``."""
+
+    def release(self, folder: Path, lease: Lease) -> None:
+        """Give the lease back, unless it has changed hands."""
+
+    def refresh(self, folder: Path) -> None:
+        """Keep the lease of ``folder`` fresh, if it is this process's."""
+
+
+class FolderLeases:
+    """Leases as files in folders that everyone sees."""
+
+    look_seconds = 1.0
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often a lease is kept fresh."""
+        return HEARTBEAT_SECONDS
+
+    def acquire(self, folder: Path, driver: str) -> Lease | None:
+        """Take the lease of ``folder``, or return None where somebody alive holds it."""
+        return acquire_lease(folder, driver)
+
+    def holds(self, folder: Path, attempt: str) -> bool:
+        """Tell whether ``attempt`` may still write in ``folder``."""
+        return holds_lease(folder, attempt)
+
+    def release(self, folder: Path, lease: Lease) -> None:
+        """Give the lease back, unless it has changed hands."""
+        release_lease(folder, lease)
+
+    def refresh(self, folder: Path) -> None:
+        """Keep the lease of ``folder`` fresh, if it is this process's."""
+        lease = read_lease(folder)
+        if lease is not None and lease.is_ours:
+            os.utime(folder / LEASE_FILE)
 
 
 def acquire_lease(folder: Path, driver: str) -> Lease | None:
@@ -52,13 +124,7 @@ def _take(folder: Path, driver: str) -> Lease | None:
     held = read_lease(folder)
     if held is not None and held.driver != driver and not _is_stale(folder, held):
         return None
-    lease = Lease(
-        driver=driver,
-        attempt=uuid.uuid4().hex,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        process_started=_process_start(os.getpid()),
-    )
+    lease = Lease.of(driver)
     write_whole(folder / LEASE_FILE, json.dumps(asdict(lease)))
     return lease
 
@@ -88,7 +154,8 @@ def release_lease(folder: Path, lease: Lease) -> None:
 class Heartbeat:
     """Keeps leases fresh from a thread while their work goes on elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, leases: Leases | None = None) -> None:
+        self._leases: Leases = FolderLeases() if leases is None else leases
         self._folders: set[Path] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
@@ -110,15 +177,12 @@ class Heartbeat:
         self._folders.discard(folder)
 
     def _beat(self) -> None:
-        here = socket.gethostname(), os.getpid()
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+        while not self._stop.wait(self._leases.beat_seconds):
             for folder in tuple(self._folders):
-                # A shared folder that does not answer once must not end the thread.
-                with contextlib.suppress(OSError):
+                # A storage that does not answer once must not end the thread.
+                with contextlib.suppress(*store_errors()):
                     # A lease lost meanwhile is its new holder's to keep fresh.
-                    lease = read_lease(folder)
-                    if lease is not None and (lease.host, lease.pid) == here:
-                        os.utime(folder / LEASE_FILE)
+                    self._leases.refresh(folder)
 
 
 @contextlib.contextmanager
@@ -130,13 +194,11 @@ def _guard(folder: Path) -> Iterator[None]:
 
 
 def _is_stale(folder: Path, lease: Lease) -> bool:
-    if lease.host == socket.gethostname():
-        return _process_start(lease.pid) != lease.process_started
     try:
         silent = time.time() - (folder / LEASE_FILE).stat().st_mtime
     except FileNotFoundError:
-        return True
-    return silent > OTHER_HOST_SECONDS
+        silent = float("inf")
+    return lease.is_stale(silent)
 
 
 def _process_start(pid: int) -> str:

@@ -12,8 +12,8 @@ from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.errors import InputError
-from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
-from cxr_ray.storage import Storage
+from cxr_ray.lease import Heartbeat
+from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.grid import Experiment
 from cxr_ray.sweep.plan import make_member
 from cxr_ray.training.job import Job
@@ -70,6 +70,7 @@ def train_model(
     member = make_member(Experiment(config, {}), source)
     identity, driver = member.trained_id, uuid.uuid4().hex
     if place.is_finished(identity):
+        place.home.fetch(place.trials / identity, RESULT_FILE)  # with its weights
         return place.trials / identity
     if not is_prepared(place, member.keys):
         prepare(
@@ -91,20 +92,20 @@ def train_model(
             driver=driver,
         )
     running = place.running / identity
-    lease = acquire_lease(running, driver)
+    lease = place.leases.acquire(running, driver)
     if lease is None:
-        raise InputError(f"another process trains this model ({identity}) in {place.root}")
+        raise InputError(f"another process trains this model ({identity}) in {place.location}")
     job = Job(
-        storage=str(place.root),
+        storage=place.location,
         experiment_id=identity,
         attempt=lease.attempt,
         config=config.model_dump(mode="json"),
         keys=asdict(member.keys),
     )
-    with Heartbeat() as heartbeat:
+    with Heartbeat(place.leases) as heartbeat:
         heartbeat.add(running)
         try:
             run_job(job, World(), report)
         finally:
-            release_lease(running, lease)
+            place.leases.release(running, lease)
     return place.trials / identity

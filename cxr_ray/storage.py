@@ -1,4 +1,7 @@
-"""The folders of a storage and the way files in it become whole (DESIGN section 9)."""
+"""The folders of a storage and the way files in it become whole (DESIGN section 9).
+
+A storage is a folder that every machine sees, or an object store with a mirror on each machine.
+"""
 
 import json
 import os
@@ -6,10 +9,15 @@ import secrets
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from cxr_ray.lease import FolderLeases, Leases
+    from cxr_ray.object_store import ObjectStore
 
 RESULT_FILE = "result.json"
 # Written last where the test part was scored after a trial had finished without it.
@@ -19,26 +27,123 @@ ALL_PARTS = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Storage:
-    """A storage folder; data and what is trained from it are readable by the owner only."""
+class SharedFolder:
+    """A storage folder that every machine sees: what is written there is everyone's at once."""
 
     root: Path
 
+    is_shared = True
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    @property
+    def leases(self) -> "FolderLeases":
+        """Who works on what, told by files."""
+        from cxr_ray.lease import FolderLeases
+
+        return FolderLeases()
+
+    def described(self, path: Path) -> str:
+        """Name a path as every machine knows it."""
+        return str(path)
+
+    def has(self, path: Path) -> bool:
+        """Tell whether a file is there."""
+        return path.exists()
+
+    def holds(self, folder: Path, commit: str = "") -> bool:
+        """Tell whether a folder is there."""
+        return folder.is_dir()
+
+    def knows(self, folder: Path, commit: str) -> bool:
+        """Tell whether a folder is up to date, as all are."""
+        return True
+
+    def names(self, folder: Path) -> list[str]:
+        """Name what lies directly in a folder."""
+        return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+
+    def fetch(
+        self, folder: Path, commit: str = "", *, without: str | None = None, deep: bool = True
+    ) -> bool:
+        """Do nothing: what is there is here."""
+        return folder.is_dir()
+
+    def publish(
+        self, folder: Path, commit: str = "", *, source: Path | None = None, deep: bool = True
+    ) -> None:
+        """Do nothing: what is here is there."""
+
+    def publish_file(self, path: Path) -> None:
+        """Do nothing: what is here is there."""
+
+    def discard(self, path: Path) -> None:
+        """Remove a file or folder."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def create_once(self, path: Path, content: bytes) -> bytes:
+        """Give a file its content unless it has one, and return what it has, alike for all."""
+        if not path.exists():
+            candidate = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            candidate.write_bytes(content)
+            candidate.chmod(0o600)
+            try:
+                os.link(candidate, path)
+            except FileExistsError:
+                pass  # another process was first
+            finally:
+                candidate.unlink()
+        return path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage; data and what is trained from it are readable by the owner only.
+
+    Attributes
+    ----------
+    root
+        The storage folder, or this machine's mirror of an object store.
+    home
+        Where every machine finds what is in the storage.
+    """
+
+    root: Path
+    home: "SharedFolder | ObjectStore" = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.home is None:
+            object.__setattr__(self, "home", SharedFolder(self.root))
+
     @classmethod
     def open(cls, location: str, *, create: bool = True) -> "Storage":
-        """Open a storage folder, making it where it is missing.
+        """Open a storage, making it where it is missing.
+
+        Parameters
+        ----------
+        location
+            A folder, or a URI of an object store.
 
         Raises
         ------
         InputError
-            For a URI, a file in the folder's place, or a folder that cannot be written.
+            For a file in the folder's place, a folder that cannot be written, or a store that
+            cannot be reached.
         """
-        if "://" in location:
-            raise InputError(
-                f"--storage {location}: object stores are not supported; "
-                "give a folder, which on a cluster every node must see"
-            )
-        storage = cls(Path(location).expanduser().resolve())
+        if "://" in location and not location.startswith("file://"):
+            from cxr_ray.object_store import ObjectStore
+
+            store = ObjectStore.open(location, create=create)
+            storage = cls(store.mirror, store)
+            storage._make_folders()
+            return storage
+        storage = cls(Path(location.removeprefix("file://")).expanduser().resolve())
         if storage.root.exists() and not storage.root.is_dir():
             raise InputError(
                 f"--storage {location}: {storage.root} is a file where a folder should be"
@@ -47,9 +152,7 @@ class Storage:
             return storage
         try:
             storage.root.mkdir(parents=True, exist_ok=True)
-            for folder in (storage.prepared, storage.trials, storage.running):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            storage.studies.mkdir(exist_ok=True)
+            storage._make_folders()
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(
                 f"--storage {location}: {error.filename} is a file where a folder should be"
@@ -61,6 +164,21 @@ class Storage:
                 f"--storage {location} cannot be written: no permission, or a read-only file system"
             )
         return storage
+
+    def _make_folders(self) -> None:
+        for folder in (self.prepared, self.trials, self.running):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        self.studies.mkdir(exist_ok=True)
+
+    @property
+    def location(self) -> str:
+        """The folder or URI: what another machine opens."""
+        return self.home.location
+
+    @property
+    def leases(self) -> "Leases":
+        """Who works on what."""
+        return self.home.leases
 
     @property
     def prepared(self) -> Path:
@@ -83,29 +201,27 @@ class Storage:
         return self.root / "studies"
 
     def is_finished(self, experiment_id: str, parts: Sequence[str] = ALL_PARTS) -> bool:
-        """Tell whether a trial has finished, with predictions of ``parts``."""
+        """Tell whether a trial has finished, with predictions of ``parts``.
+
+        Then its folder is here, but for the weights.
+        """
         folder = self.trials / experiment_id
-        try:
-            result = json.loads((folder / RESULT_FILE).read_text())
-        except (FileNotFoundError, ValueError):
-            return False  # none, or a damaged one, which is trained again
-        predicted = set(result.get("parts", ALL_PARTS))
-        return set(parts) <= predicted or (folder / TEST_FILE).exists()
+        if not (_has_parts(folder, parts) and self.home.knows(folder, RESULT_FILE)):
+            self.home.fetch(folder, RESULT_FILE, without=Path(WEIGHTS_FILE).parent.name)
+        return _has_parts(folder, parts)
 
     def salt(self) -> bytes:
         """Return the secret that names records and patients outside ``prepared/``."""
-        path = self.prepared / "salt"
-        if not path.exists():
-            candidate = path.with_name(f"salt.{uuid.uuid4().hex}")
-            candidate.write_bytes(secrets.token_bytes(32))
-            candidate.chmod(0o600)
-            try:
-                os.link(candidate, path)
-            except FileExistsError:
-                pass  # another process was first, and its salt is the storage's
-            finally:
-                candidate.unlink()
-        return path.read_bytes()
+        return self.home.create_once(self.prepared / "salt", secrets.token_bytes(32))
+
+
+def _has_parts(folder: Path, parts: Sequence[str]) -> bool:
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return False  # none, or a damaged one, which is trained again
+    predicted = set(result.get("parts", ALL_PARTS))
+    return set(parts) <= predicted or (folder / TEST_FILE).exists()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -20,8 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> int:
     from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
+    from cxr_ray.data.prepared import MANIFEST
     from cxr_ray.data.sources import config_of, open_source
     from cxr_ray.report.audit import audit_cohort, write_audit
+    from cxr_ray.storage import Storage
     from cxr_ray.sweep.preparation import prepare_cohort
 
     progress = TerminalProgress()
@@ -53,7 +55,9 @@ def main(options: argparse.Namespace) -> int:
     progress.close()
     print(prepared.describe())
     print(audit.describe())
-    print(f"audit: {written}")
+    storage = Storage.open(options.storage, create=False)
+    storage.home.publish(prepared.folder, MANIFEST, deep=False)
+    print(f"audit: {storage.home.described(written)}")
     return REFUSED if audit.stops else DONE
 
 

@@ -1,7 +1,6 @@
 """Test a trained model, or all models of a study, on another source."""
 
 import argparse
-from pathlib import Path
 
 from terminal import DONE, TerminalProgress, run_script, script_parser
 
@@ -20,9 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__, EXAMPLE)
     parser.add_argument(
         "folder",
-        type=Path,
         metavar="TRIAL_DIR|STUDY_DIR",
-        help="a folder of STORAGE/trials or STORAGE/studies",
+        help="a folder or URI of STORAGE/trials or STORAGE/studies",
     )
     parser.add_argument(
         "--data",
@@ -51,16 +49,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> int:
     from cxr_ray.sweep.external import ExternalOptions, run_external
+    from cxr_ray.sweep.places import find_place
 
+    place = find_place(options.folder)
+    stored = None if place.storage.home.is_shared else place.storage.location
     progress = TerminalProgress()
     outcome = run_external(
         ExternalOptions(
-            folder=options.folder,
+            folder=place.folder,
             data=options.data,
             reports=options.reports,
             overrides=options.set,
             name=options.name,
-            storage=options.storage,
+            storage=options.storage or stored,
             mlflow_uri=options.mlflow_uri,
         ),
         progress.preparing,

@@ -1,24 +1,32 @@
 """Build a study's page again, from its folder alone."""
 
 import argparse
-from pathlib import Path
 
 from terminal import DONE, run_script, script_parser
 
 EXAMPLE = """example:
-  python launch/report.py runs/studies/paper12"""
+  python launch/report.py runs/studies/paper12
+  python launch/report.py s3://bucket/runs/studies/paper12"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__, EXAMPLE)
-    parser.add_argument("study", type=Path, metavar="STUDY_DIR", help="a folder of STORAGE/studies")
+    parser.add_argument("study", metavar="STUDY_DIR", help="a folder or URI of STORAGE/studies")
     return parser
 
 
 def main(options: argparse.Namespace) -> int:
     from cxr_ray.report.page import rebuild_page
+    from cxr_ray.sweep.places import bring_study, find_place
+    from cxr_ray.sweep.study import STUDY_FILE, Study
 
-    print(f"report: {rebuild_page(options.study)}")
+    place = find_place(options.study)
+    if not place.storage.home.is_shared and (place.folder / STUDY_FILE).is_file():
+        bring_study(place.storage, Study.read(place.folder))
+    page = rebuild_page(place.folder)
+    print(f"report: {page}")
+    if not place.storage.home.is_shared:
+        print(f"published: {place.publish()}")
     return DONE
 
 

@@ -170,6 +170,8 @@ def main(options: argparse.Namespace) -> int:
     }
     for identity, reason in outcome.failed.items():
         print(f"failed: {names[identity]}: {reason}")
+    if outcome.where != str(outcome.study.folder):
+        print(f"published: {outcome.where}")
     print(f"tables: {outcome.study.folder}")
     print(f"report: {outcome.study.folder / 'report.html'}")
     if outcome.tracked:

@@ -213,6 +213,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> Any:
         help="override config fields; repeatable, and several at once",
     )
     data.add_argument(
-        "--storage", default="runs", metavar="DIR", help="where results go (default: ./runs)"
+        "--storage",
+        default="runs",
+        metavar="DIR|URI",
+        help="where results go: a folder, or s3://, gs://, … with a mirror on every machine"
+        " (default: ./runs)",
     )
     return data

@@ -10,7 +10,6 @@ from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared
 from cxr_ray.data.sources import open_source
-from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import Storage
 from cxr_ray.training.job import Job
 
@@ -66,9 +65,9 @@ class PreparedPhantom:
         """A job under a lease of its own."""
         keys = self.prepare(config)
         identity = experiment_id(config, keys)
-        lease = acquire_lease(self.storage.running / identity, driver)
+        lease = self.storage.leases.acquire(self.storage.running / identity, driver)
         return Job(
-            storage=str(self.storage.root),
+            storage=self.storage.location,
             experiment_id=identity,
             attempt=lease.attempt,
             config=config.model_dump(mode="json"),

@@ -1,4 +1,5 @@
 import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -45,10 +46,21 @@ def test_a_relative_place_does_not_move_with_the_working_folder(tmp_path, monkey
     assert storage.trials == tmp_path / "runs" / "trials"
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/runs", "gs://bucket/runs"])
-def test_an_object_store_is_refused(place):
-    with pytest.raises(InputError, match=f"--storage {place}: object stores are not supported"):
-        Storage.open(place)
+@pytest.mark.parametrize("client", ["s3", "gs"])
+def test_a_store_without_its_package_is_refused_with_what_to_install(client, monkeypatch):
+    for module in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=r"pip install 'cxr-ray\[cloud\]'"):
+        Storage.open(f"{client}://bucket/runs")
+
+
+def test_a_store_that_nobody_knows_is_refused():
+    with pytest.raises(InputError, match="--storage nowhere://bucket: fsspec cannot open it"):
+        Storage.open("nowhere://bucket")
+
+
+def test_a_file_uri_is_a_folder(tmp_path):
+    assert Storage.open(f"file://{tmp_path}/runs").root == tmp_path / "runs"
 
 
 @pytest.mark.parametrize("place", ["file", "file/inside", "folder"])

@@ -10,7 +10,7 @@ from cxr_ray.config.identity import DataKeys, frozen_keys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.frozen_pack import frozen_folder, open_frozen
 from cxr_ray.data.image_pack import open_images
-from cxr_ray.data.prepared import read_cohort
+from cxr_ray.data.prepared import fetch_pack, fetch_prepared, read_cohort
 from cxr_ray.data.split import own_members, read_parts
 from cxr_ray.data.text_pack import TextPack, open_text
 from cxr_ray.storage import Storage
@@ -64,7 +64,13 @@ class ArmData:
 
 def open_arm(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> ArmData:
     """Open the prepared data of one experiment."""
+    fetch_prepared(storage, keys)
     folder = storage.prepared / keys.cohort
+    frozen = {
+        modality: frozen_folder(folder, key) for modality, key in frozen_keys(config, keys).items()
+    }
+    for pack in frozen.values():
+        fetch_pack(storage, pack)
     cohort = read_cohort(folder)
     label = cohort["label"].to_numpy(dtype=np.int8)
     part = read_parts(cohort, config.data)
@@ -83,8 +89,5 @@ def open_arm(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> ArmD
         row=cohort["row"].to_numpy(dtype=np.int64),
         images=None if keys.image is None else open_images(folder / f"images-{keys.image}"),
         text=None if keys.text is None else open_text(folder / f"text-{keys.text}"),
-        frozen={
-            modality: open_frozen(frozen_folder(folder, key))
-            for modality, key in frozen_keys(config, keys).items()
-        },
+        frozen={modality: open_frozen(pack) for modality, pack in frozen.items()},
     )

@@ -27,13 +27,16 @@ from cxr_ray.data.prepared import (
     EMPTY_FILE,
     FLOW_FILE,
     MANIFEST,
+    REPORTS_FOLDER,
     count_parts,
+    fetch_for_audit,
+    fetch_pack,
     read_cohort,
 )
 from cxr_ray.data.split import read_parts
 from cxr_ray.data.tokenization import check_pretrained, train_wordpiece
 from cxr_ray.errors import InputError
-from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
+from cxr_ray.lease import Heartbeat
 from cxr_ray.storage import Storage, move_whole, write_whole
 
 if TYPE_CHECKING:
@@ -79,20 +82,39 @@ def prepare(
         check_pretrained(encoder)
     config, keys = wanted[0]
     folder = storage.prepared / keys.cohort
-    while (lease := acquire_lease(folder, driver)) is None:
+    while (lease := storage.leases.acquire(folder, driver)) is None:
         progress("waiting for another run that prepares this cohort", 0, 1)
         time.sleep(1)
     try:
-        with Heartbeat() as heartbeat:
+        with Heartbeat(storage.leases) as heartbeat:
             heartbeat.add(folder)
+            for _, keys in wanted:
+                _fetch(storage, keys)
             if not (folder / MANIFEST).exists():
                 _prepare_cohort(storage, source, config, keys, fan_out, progress, cohort_only)
             if not cohort_only:
                 for config, keys in wanted:
                     _prepare_packs(folder, source, config, keys, fan_out, progress)
                 _record_checksums(folder)
+            _publish(storage, folder)
     finally:
-        release_lease(folder, lease)
+        storage.leases.release(folder, lease)
+
+
+def _fetch(storage: Storage, keys: DataKeys) -> None:
+    """Bring here what was prepared of a cohort elsewhere, and what more can be made from."""
+    fetch_for_audit(storage, keys)
+    if keys.tokenizer is not None:
+        home = storage.prepared / (keys.tokenizer_cohort or keys.cohort)
+        fetch_pack(storage, home / f"tokenizer-{keys.tokenizer}")
+
+
+def _publish(storage: Storage, folder: Path) -> None:
+    """Give other machines what is whole of a cohort's folder, the manifest last."""
+    for pack in (*folder.glob("*-*/"), folder / REPORTS_FOLDER):
+        if pack.is_dir() and pack.suffix != ".partial":
+            storage.home.publish(pack)
+    storage.home.publish(folder, MANIFEST, deep=False)
 
 
 def _prepare_cohort(
@@ -120,9 +142,7 @@ def _prepare_cohort(
     if not cohort_only:
         if "text" in cohort.modalities:
             faults |= _read_reports(folder, source, frame, fan_out, progress)
-            frame["label_section"] = text_pack.read_column(
-                folder / text_pack.REPORTS_FOLDER, "label_section"
-            )
+            frame["label_section"] = text_pack.read_column(folder / REPORTS_FOLDER, "label_section")
         if "image" in cohort.required:
             key = keys.image or image_pack_key(keys.cohort, config.image)
             faults |= _decode_images(folder, source, frame, key, config, fan_out, progress)
@@ -237,7 +257,7 @@ def _prepare_packs(
                 "now; remove this folder to prepare it anew"
             )
     if keys.text is not None and not (folder / f"text-{keys.text}").is_dir():
-        reports = folder / text_pack.REPORTS_FOLDER
+        reports = folder / REPORTS_FOLDER
         if not reports.is_dir():
             _read_reports(folder, source, _selected(folder, source, config), fan_out, progress)
         _tokenize(folder, config, keys, fan_out, progress)
@@ -270,7 +290,7 @@ def _drop_other_rows(folder: Path, frame: "pd.DataFrame") -> None:
     rows = frame[["record", "image", "report"]].to_csv()
     path, found = folder / ROWS_FILE, hashlib.sha256(rows.encode()).hexdigest()
     if path.exists() and path.read_text() != found:
-        for left in (*folder.glob("images-*"), *folder.glob(f"{text_pack.REPORTS_FOLDER}*")):
+        for left in (*folder.glob("images-*"), *folder.glob(f"{REPORTS_FOLDER}*")):
             shutil.rmtree(left)
     write_whole(path, found)
 
@@ -299,8 +319,8 @@ def _decode_images(
 def _read_reports(
     folder: Path, source: "Source", frame: "pd.DataFrame", fan_out: FanOut, progress: Progress
 ) -> dict[int, str]:
-    done = folder / text_pack.REPORTS_FOLDER
-    aside = folder / f"{text_pack.REPORTS_FOLDER}.partial"
+    done = folder / REPORTS_FOLDER
+    aside = folder / f"{REPORTS_FOLDER}.partial"
     if not done.is_dir():
         aside.mkdir(exist_ok=True)
         chunks = [
@@ -317,7 +337,7 @@ def _read_reports(
 def _tokenize(
     folder: Path, config: ExperimentConfig, keys: DataKeys, fan_out: FanOut, progress: Progress
 ) -> None:
-    reports = folder / text_pack.REPORTS_FOLDER
+    reports = folder / REPORTS_FOLDER
     view = text_pack.View(
         sections=config.text.sections,
         mask=config.text.mask,

@@ -15,6 +15,7 @@ from cxr_ray.storage import Storage
 if TYPE_CHECKING:
     import pandas as pd
 
+REPORTS_FOLDER = "reports"
 MANIFEST = "manifest.json"
 COHORT_FILE = "cohort.csv"
 AGREEMENT_FILE = "label_agreement.json"
@@ -30,13 +31,41 @@ SHIFTED_DATE = "shifted_study_date"
 
 
 def is_prepared(storage: Storage, keys: DataKeys) -> bool:
-    """Tell whether everything that an experiment reads lies ready."""
+    """Tell whether everything that an experiment reads lies ready; the cohort is then here."""
     folder = storage.prepared / keys.cohort
-    return (
-        (folder / MANIFEST).exists()
-        and (keys.image is None or (folder / f"images-{keys.image}").is_dir())
-        and (keys.text is None or (folder / f"text-{keys.text}").is_dir())
-    )
+    return fetch_cohort(storage, keys.cohort) and all(map(storage.home.holds, _packs(folder, keys)))
+
+
+def fetch_cohort(storage: Storage, cohort: str) -> bool:
+    """Bring a cohort's tables to this machine; False where none is prepared."""
+    folder = storage.prepared / cohort
+    if not storage.home.knows(folder, MANIFEST):
+        storage.home.fetch(folder, MANIFEST, deep=False)
+    return (folder / MANIFEST).exists()
+
+
+def fetch_prepared(storage: Storage, keys: DataKeys) -> None:
+    """Bring what an experiment reads to this machine, once."""
+    fetch_cohort(storage, keys.cohort)
+    for pack in _packs(storage.prepared / keys.cohort, keys):
+        fetch_pack(storage, pack)
+
+
+def fetch_for_audit(storage: Storage, keys: DataKeys) -> None:
+    """Bring what an experiment reads and the reports behind it to this machine, once."""
+    fetch_prepared(storage, keys)
+    fetch_pack(storage, storage.prepared / keys.cohort / REPORTS_FOLDER)
+
+
+def fetch_pack(storage: Storage, pack: Path) -> None:
+    """Bring a pack, reports or a tokenizer to this machine; none of them ever changes."""
+    if not pack.is_dir():
+        storage.home.fetch(pack)
+
+
+def _packs(folder: Path, keys: DataKeys) -> list[Path]:
+    images = [] if keys.image is None else [folder / f"images-{keys.image}"]
+    return images + ([] if keys.text is None else [folder / f"text-{keys.text}"])
 
 
 def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
@@ -47,6 +76,7 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
     InputError
         If a newer version of the package prepared it.
     """
+    fetch_cohort(storage, cohort)
     path = storage.prepared / cohort / MANIFEST
     manifest: dict[str, Any] = json.loads(path.read_text())
     if manifest["prepare_version"] > PREPARE_VERSION:

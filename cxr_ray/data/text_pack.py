@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
 
 CHUNK = 2000
-REPORTS_FOLDER = "reports"
 # Files that are gone, and damaged members of an archive.
 _UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
 

@@ -18,10 +18,16 @@ from PIL import Image
 from cxr_ray.config.identity import AUDIT_VERSION, digest
 from cxr_ray.data.image_pack import IMAGES_FILE, open_images
 from cxr_ray.data.masking import LABEL_PATTERN, mask_text
-from cxr_ray.data.prepared import COHORT_COLUMNS, COHORT_FILE, SHIFTED_DATE, read_cohort
+from cxr_ray.data.prepared import (
+    COHORT_COLUMNS,
+    COHORT_FILE,
+    REPORTS_FOLDER,
+    SHIFTED_DATE,
+    read_cohort,
+)
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.data.sources.groups import GROUP_PREFIX
-from cxr_ray.data.text_pack import REPORTS_FOLDER, read_column
+from cxr_ray.data.text_pack import read_column
 from cxr_ray.evaluation.image_leakage import COPY_PIXELS, find_image_copies, shrink
 from cxr_ray.evaluation.leakage import Finding, find_patient_overlap, find_shortcut
 from cxr_ray.evaluation.text_leakage import (

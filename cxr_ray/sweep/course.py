@@ -1,11 +1,9 @@
 """What a sweep is about: a grid's members, all known, or a search's, which grow."""
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from cxr_ray.lease import acquire_lease
 from cxr_ray.storage import ALL_PARTS, Storage
 from cxr_ray.sweep.execution import Execution
 from cxr_ray.sweep.plan import Member, Plan
@@ -102,14 +100,15 @@ def forget_trials(storage: Storage, identities: Sequence[str], driver: str) -> N
     """Remove finished trials and what was begun of them, but for those that somebody trains now."""
     for identity in identities:
         running = storage.running / identity
-        if acquire_lease(running, driver) is not None:
-            shutil.rmtree(storage.trials / identity, ignore_errors=True)
-            shutil.rmtree(running, ignore_errors=True)
+        if storage.leases.acquire(running, driver) is not None:
+            storage.home.discard(storage.trials / identity)
+            storage.home.discard(running)
 
 
 def drop_leftovers(storage: Storage, driver: str) -> None:
     """Remove the checkpoints of finished trials, which a kill just after their end left behind."""
-    for running in storage.running.iterdir():
-        if storage.is_finished(running.name, parts=()):
-            if acquire_lease(running, driver) is not None:
-                shutil.rmtree(running, ignore_errors=True)
+    for identity in storage.home.names(storage.running):
+        running = storage.running / identity
+        if storage.is_finished(identity, parts=()):
+            if storage.leases.acquire(running, driver) is not None:
+                storage.home.discard(running)

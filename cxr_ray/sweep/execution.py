@@ -131,7 +131,7 @@ class Execution:
             self._listener.trial(event)
         member = event.member
         if event.kind == "finished":
-            self._study.forget_ended(member.trained_id)
+            self._storage.home.discard(self._study.ended_file(member.trained_id))
             described = self._study.describe(member)
             if gather_fits(self._storage.trials, described):
                 self._tracking.log_trial(
@@ -140,5 +140,5 @@ class Execution:
         elif event.kind in ("failed", "pruned"):
             how: dict[str, Any] = {"status": event.kind, **event.figures}
             how["parameters"] = flat_parameters(member.config)
-            self._study.write_ended(member.trained_id, how)
+            self._storage.home.publish_file(self._study.write_ended(member.trained_id, how))
             self._tracking.log_ended(self._study.describe(member), how)

@@ -13,7 +13,7 @@ from cxr_ray.data.fan_out import FanOut, run_as_ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
 from cxr_ray.data.prepared import is_prepared, read_flow, read_manifest
 from cxr_ray.errors import InputError
-from cxr_ray.storage import Storage
+from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.external_plan import (
     ExternalOptions,
     ExternalTest,
@@ -23,6 +23,7 @@ from cxr_ray.sweep.external_plan import (
     storage_of,
     trials_of,
 )
+from cxr_ray.sweep.places import bring_study
 from cxr_ray.sweep.study import STUDY_FILE, Study
 from cxr_ray.sweep.tabulation import tabulate
 
@@ -169,6 +170,7 @@ def _evaluate(
 ) -> None:
     if not tests:
         return
+    from cxr_ray.report.external import EXTERNAL_FILE, EXTERNAL_FOLDER
     from cxr_ray.training.external import best_device, evaluate_trial
 
     device = best_device()
@@ -183,7 +185,9 @@ def _evaluate(
             "flow": read_flow(storage, test.keys.cohort),
             "warnings": [] if test.warning is None else [test.warning],
         }
+        storage.home.fetch(test.trial, RESULT_FILE)  # with its weights
         evaluate_trial(storage, test.trial, name, test.config, test.keys, description, device)
+        storage.home.publish(test.trial, f"{EXTERNAL_FOLDER}/{name}/{EXTERNAL_FILE}")
 
 
 def _evaluation_of(folder: Path, test: ExternalTest) -> EvaluationConfig:
@@ -240,8 +244,10 @@ def _refresh(storage: Storage, study: Study, uri: str | None, progress: Progress
     """Bring a study's tables, page and tracked runs up to date."""
     from cxr_ray.report.page import write_page
 
+    bring_study(storage, study)
     tables = tabulate(storage, study)
     page = write_page(storage, study.folder, study.record, tables)
+    storage.home.publish(study.folder, STUDY_FILE)
     database = storage.root / "mlflow.db"
     if uri is not None or database.exists():
         from cxr_ray.tracking.background import BackgroundTracker

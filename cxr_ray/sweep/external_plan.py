@@ -15,12 +15,13 @@ from cxr_ray.config.identity import (
 )
 from cxr_ray.config.layers import Layer, flatten, resolve
 from cxr_ray.config.schema import ExperimentConfig, SplitConfig
-from cxr_ray.data.prepared import MANIFEST, read_manifest
+from cxr_ray.data.prepared import fetch_cohort, read_manifest
 from cxr_ray.data.sources import config_of, open_source
 from cxr_ray.data.sources.external import ExternalSource
 from cxr_ray.errors import InputError
 from cxr_ray.report.members import experiment_ids
-from cxr_ray.storage import Storage
+from cxr_ray.storage import WEIGHTS_FILE, Storage
+from cxr_ray.sweep.places import bring_study
 from cxr_ray.sweep.plan import cannot_feed, check_overrides
 from cxr_ray.sweep.study import STUDY_FILE, Study
 
@@ -93,8 +94,12 @@ def allowed_overrides(overrides: Layer) -> Layer:
 def trials_of(storage: Storage, folder: Path) -> dict[Path, str]:
     """Map the folders of the trials asked for to their run names."""
     if (folder / STUDY_FILE).is_file():
-        members = Study.read(folder).record["members"]
+        study = Study.read(folder)
+        bring_study(storage, study)
+        members = study.record["members"]
         return {storage.trials / each["experiment_id"]: each["name"] for each in members}
+    for name in storage.home.names(storage.studies):
+        storage.home.fetch(storage.studies / name, STUDY_FILE)
     for path in sorted(storage.studies.glob(f"*/{STUDY_FILE}")):
         for each in Study.read(path.parent).record["members"]:
             if folder.resolve().name in {each["experiment_id"], *experiment_ids(each)}:
@@ -153,7 +158,7 @@ def plan_test(
         )
     if not has_test(trial):
         return "it is a search's trial, which leaves the test part alone"
-    if not (trial / "model" / "model.safetensors").exists():
+    if not storage.home.has(trial / WEIGHTS_FILE):
         return "its weights are not in its folder (model/model.safetensors)"
     trained = ExperimentConfig.model_validate(read_config(trial))
     keys = read_result(trial)["keys"]
@@ -162,7 +167,7 @@ def plan_test(
     reason = cannot_feed(source, config)
     if reason is not None:
         return reason
-    if not (storage.prepared / keys["cohort"] / MANIFEST).exists():
+    if not fetch_cohort(storage, keys["cohort"]):
         return (
             f"the cohort that it was trained on ({keys['cohort']}) is not in prepared/, so that "
             "its patients cannot be left out"

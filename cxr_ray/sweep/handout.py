@@ -1,7 +1,6 @@
 """Handing a sweep's members to Ray Tune as jobs, and following what becomes of them."""
 
 import functools
-import shutil
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.tune.search import Searcher
 
-from cxr_ray.lease import Heartbeat, Lease, acquire_lease, release_lease
+from cxr_ray.lease import Heartbeat, Lease
 from cxr_ray.storage import WEIGHTS_FILE, Storage
 from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
@@ -131,24 +130,25 @@ class Handout(Searcher):
             self._queue.ended(member, "finished")
             return False
         running = self._storage.running / identity
-        lease = acquire_lease(running, self._driver)
+        lease = self._storage.leases.acquire(running, self._driver)
         if lease is None:
             self._elsewhere.append(member)
             return False
         if self._storage.is_finished(identity, self._queue.parts):
             # Another driver finished it after this one had looked.
-            shutil.rmtree(running, ignore_errors=True)
+            self._storage.home.discard(running)
             self._queue.ended(member, "finished")
             return False
         trained = self._storage.trials / identity
         readable = self._storage.is_finished(identity, parts=())
-        if trained.exists() and not (readable and (trained / WEIGHTS_FILE).exists()):
+        weighted = readable and self._storage.home.has(trained / WEIGHTS_FILE)
+        if trained.exists() and not weighted:
             # Damaged, or trained for its validation figures alone and its weights are gone.
-            shutil.rmtree(trained)
+            self._storage.home.discard(trained)
         self._heartbeat.add(running)
         self._running[identity] = member, lease
         job = Job(
-            storage=str(self._storage.root),
+            storage=self._storage.location,
             experiment_id=identity,
             attempt=lease.attempt,
             config=member.config.model_dump(mode="json"),
@@ -177,7 +177,7 @@ class Handout(Searcher):
         reason = None if identity in self._pruned else self._queue.epoch(member, figures)
         if reason is not None:
             self._pruned[identity] = reason
-            release_lease(self._storage.running / identity, lease)
+            self._storage.leases.release(self._storage.running / identity, lease)
 
     def died_before_its_start(self, identity: str, reason: str) -> None:
         """Hand a trial out again whose process died while it was to begin, but not for ever.
@@ -230,12 +230,12 @@ class Handout(Searcher):
         _, lease = self._running.pop(identity)
         running = self._storage.running / identity
         self._heartbeat.discard(running)
-        release_lease(running, lease)
+        self._storage.leases.release(running, lease)
 
     def _drop_checkpoint(self, identity: str) -> None:
         running = self._storage.running / identity
-        if acquire_lease(running, self._driver) is not None:
-            shutil.rmtree(running, ignore_errors=True)
+        if self._storage.leases.acquire(running, self._driver) is not None:
+            self._storage.home.discard(running)
 
     def _tell(self, kind: str, identity: str, figures: dict[str, Any]) -> None:
         self._on_event(TrialEvent(kind, self._running[identity][0], figures))

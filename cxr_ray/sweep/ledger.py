@@ -9,9 +9,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cxr_ray.errors import InputError
+from cxr_ray.storage import SharedFolder
 from cxr_ray.sweep.parameter import Value
+
+if TYPE_CHECKING:
+    from cxr_ray.object_store import ObjectStore
 
 ASKED_FILE = "asked.jsonl"
 
@@ -34,8 +39,9 @@ class Asked:
 class Ledger:
     """The asked trials of one study, in the order of their numbers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: "SharedFolder | ObjectStore | None" = None) -> None:
         self._path = folder / ASKED_FILE
+        self._home = home or SharedFolder(folder)
 
     def read(self) -> list[Asked]:
         """Read the asked trials.
@@ -65,17 +71,18 @@ class Ledger:
         return found
 
     def append(self, entry: Asked) -> None:
-        """Add an asked trial; it is on disk when this returns."""
+        """Add an asked trial; it is on disk, and in an object store, when this returns."""
         line = json.dumps(asdict(entry), separators=(",", ":"), allow_nan=False) + "\n"
         with self._path.open("ab+") as file:
             _drop_cut_off_line(file.fileno())
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+        self._home.publish_file(self._path)
 
     def forget(self) -> None:
         """Drop all that was asked."""
-        self._path.unlink(missing_ok=True)
+        self._home.discard(self._path)
 
 
 def _drop_cut_off_line(descriptor: int) -> None:

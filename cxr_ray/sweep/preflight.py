@@ -6,7 +6,6 @@ What is wrong with one node shows otherwise hours later, as trials that fail one
 import hashlib
 import json
 import os
-import shutil
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ PACKAGES = (
     "pydantic",
 )  # fmt: skip
 _CODE = "cxr_ray"
+_CLIENTS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class NodeReport:
     versions
         Installed version by package; of cxr_ray a digest of its code; None where it is absent.
     greeting
-        What the driver wrote into the storage folder, as read there; None if it is not.
+        What the driver wrote into the storage, as read there; None if it is not.
     write_error
-        Why nothing can be written into the storage folder.
+        Why nothing can be read or written there.
     data
         Digest of each cohort's manifest and the sizes of its arrays; None where it is not seen.
     cuda_devices
@@ -76,12 +76,16 @@ def check_nodes(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = _observer()
-    meeting = storage.root / f".preflight-{uuid.uuid4().hex}"
+    name = f".preflight-{uuid.uuid4().hex}"
+    meeting = storage.root / name
     meeting.mkdir()
+    client = _CLIENTS.get(storage.location.partition("://")[0])
+    packages = PACKAGES if client is None else (*PACKAGES, client)
     try:
         greeting = uuid.uuid4().hex
         (meeting / "driver").write_text(greeting)
-        asked = (str(storage.prepared), str(meeting), PACKAGES, tuple(cohorts), gpus)
+        storage.home.publish_file(meeting / "driver")
+        asked = (storage.location, name, packages, tuple(cohorts), gpus)
         here = NodeReport(**look(*asked, "here"))
         nodes = {_name(node): node for node in ray.nodes() if node["Alive"]}
         remote = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -103,11 +107,11 @@ def check_nodes(
                 problems.append(f"node {name} could not look at itself: {str(error).strip()}")
                 continue
             offered = nodes[name]["Resources"].get("GPU", 0.0)
-            written = (meeting / nodes[name]["NodeID"]).exists()
+            written = storage.home.has(meeting / nodes[name]["NodeID"])
             found = judge_node(here, reports[name], greeting, written=written, gpus=offered)
             problems += [f"node {name}: {problem}" for problem in found]
     finally:
-        shutil.rmtree(meeting, ignore_errors=True)
+        storage.home.discard(meeting)
     if problems:
         raise InputError("; ".join(problems))
     return reports
@@ -125,7 +129,7 @@ def judge_node(
     there
         The node's.
     greeting
-        What the driver wrote into the storage folder.
+        What the driver wrote into the storage.
     written
         Whether the driver sees what the node wrote there.
     gpus
@@ -140,10 +144,14 @@ def judge_node(
             what = "other code of cxr_ray" if package == _CODE else f"{package} {other}"
             problems.append(f"it has {what}, and the driver {version}; install the same there")
     if there.greeting != greeting:
-        problems.append("it does not see the storage folder; mount it there under the same path")
+        reason = there.write_error or "no such file"
+        problems.append(
+            f"it does not see the storage ({reason}); mount a folder there under the same path, or "
+            "give it the store's credentials"
+        )
     elif there.write_error is not None or not written:
         reason = there.write_error or "the driver does not see what it writes"
-        problems.append(f"it cannot write to the storage folder ({reason}); give it the right to")
+        problems.append(f"it cannot write to the storage ({reason}); give it the right to")
     else:
         problems += [
             f"prepared/{cohort} has other content there; mount the driver's folder"
@@ -168,7 +176,7 @@ def _observer() -> Callable[..., dict[str, Any]]:
     """
 
     def look(
-        prepared: str,
+        storage: str,
         meeting: str,
         packages: Sequence[str],
         cohorts: Sequence[str],
@@ -193,17 +201,25 @@ def _observer() -> Callable[..., dict[str, Any]]:
                 total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
             versions["cxr_ray"] = total.hexdigest()[:12]
         greeting = write_error = None
+        data: dict[str, str | None] = dict.fromkeys(cohorts)
         try:
-            greeting = (Path(meeting) / "driver").read_text()
-            (Path(meeting) / node).write_text(socket.gethostname())
-        except OSError as error:
-            write_error = os.strerror(error.errno or 0)
-        data: dict[str, str | None] = {}
-        for cohort in cohorts:
+            import fsspec
+
+            if "://" in storage and code is not None:
+                from cxr_ray.storage import Storage
+
+                Storage.open(storage, create=False)  # also makes this machine's mirror
+            system, root = fsspec.core.url_to_fs(storage, use_listings_cache=False)
+            greeting = system.cat_file(f"{root}/{meeting}/driver").decode()
+            system.pipe_file(f"{root}/{meeting}/{node}", socket.gethostname().encode())
+        except (OSError, ImportError, ValueError, RuntimeError) as error:
+            errno = getattr(error, "errno", None)
+            write_error = os.strerror(errno) if errno else str(error) or type(error).__name__
+        for cohort in cohorts if greeting else ():
             try:
-                manifest = (Path(prepared) / cohort / "manifest.json").read_bytes()
+                manifest = system.cat_file(f"{root}/prepared/{cohort}/manifest.json")
                 names = sorted(json.loads(manifest)["sha256"])
-                sizes = [(Path(prepared) / cohort / name).stat().st_size for name in names]
+                sizes = [system.size(f"{root}/prepared/{cohort}/{name}") for name in names]
                 whole = manifest + json.dumps(sizes).encode()
                 data[cohort] = hashlib.sha256(whole).hexdigest()
             except OSError:

@@ -9,9 +9,10 @@ from typing import Any
 from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.data.fan_out import run_as_ray_tasks, run_here
+from cxr_ray.data.fan_out import FanOut, ray_tasks, run_here
 from cxr_ray.data.prepare import Progress, prepare
 from cxr_ray.data.prepared import (
+    fetch_for_audit,
     is_prepared,
     named_counts,
     read_agreement,
@@ -29,6 +30,7 @@ class PreparedCohort:
     """A prepared cohort: where it lies, what was counted, and how it was selected."""
 
     folder: Path
+    where: str
     manifest: dict[str, Any]
     flow: list[dict[str, Any]]
 
@@ -39,7 +41,7 @@ class PreparedCohort:
         agreement = read_agreement(self.folder)
         parts = [describe_counts(self.manifest, self.flow)]
         parts += [] if agreement is None else [describe_agreement(agreement)]
-        return "\n".join([*parts, f"cohort: {self.folder}"])
+        return "\n".join([*parts, f"cohort: {self.where}"])
 
 
 def prepare_cohort(
@@ -75,12 +77,12 @@ def prepare_cohort(
         config = config.model_copy(update={"fusion": fusion})
         wanted = [(fit, data_keys(cohort, fit)) for fit in config.fits]
     if not all(is_prepared(place, keys) for _, keys in wanted):
-        fan_out = run_here
+        fan_out: FanOut = run_here
         if not cohort_only:
             from cxr_ray.sweep.runner import start_ray
 
             start_ray(None)
-            fan_out = run_as_ray_tasks
+            fan_out = ray_tasks(place)
         prepare(
             place,
             source,
@@ -90,10 +92,13 @@ def prepare_cohort(
             driver=uuid.uuid4().hex,
             cohort_only=cohort_only,
         )
+    for _, keys in wanted:
+        fetch_for_audit(place, keys)
     if not cohort_only:
         _cache(place, wanted, progress)
     folder = place.prepared / cohort
-    return PreparedCohort(folder, read_manifest(place, cohort), read_flow(place, cohort))
+    manifest, flow = read_manifest(place, cohort), read_flow(place, cohort)
+    return PreparedCohort(folder, place.home.described(folder), manifest, flow)
 
 
 def _cache(
@@ -113,7 +118,7 @@ def _cache(
     cache_frozen(
         place,
         wanted,
-        fan_out=run_as_ray_tasks,
+        fan_out=ray_tasks(place),
         progress=progress,
         driver=uuid.uuid4().hex,
     )

@@ -111,7 +111,7 @@ def run_trials(
         If the storage cannot be written any more.
     """
     slots = count_slots(need, ray.cluster_resources(), max_concurrent, may_grow=may_grow)
-    with Heartbeat() as heartbeat:
+    with Heartbeat(storage.leases) as heartbeat:
         handout = Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
         while not handout.over:
             if not handout.look():

@@ -7,7 +7,6 @@ disk: ``asked.jsonl`` joined with the finished trials and with ``ended/``.
 """
 
 import math
-import shutil
 import time
 import warnings
 from collections import deque
@@ -320,7 +319,7 @@ class Search:
                 self._without_weights.add(number)
                 if not self._storage.is_finished(identity):  # else it is some grid's as well
                     weights = self._storage.trials / identity / WEIGHTS_FILE
-                    shutil.rmtree(weights.parent, ignore_errors=True)
+                    self._storage.home.discard(weights.parent)
 
     def _find(self, parameters: Mapping[str, Value]) -> SearchTrial | None:
         for trial in self.trials.values():

@@ -1,13 +1,12 @@
 """One run of a search: its trials, then one look at the test part, then what it found."""
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 from cxr_ray.errors import InputError
-from cxr_ray.lease import Heartbeat, Lease, acquire_lease, release_lease
+from cxr_ray.lease import Heartbeat, Lease
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.course import Course, forget_trials
 from cxr_ray.sweep.execution import Execution
@@ -22,7 +21,7 @@ from cxr_ray.sweep.search_plan import (
     remark_on_objective,
 )
 from cxr_ray.sweep.search_results import write_results
-from cxr_ray.sweep.study import ENDED_FOLDER, Study, read_ended
+from cxr_ray.sweep.study import ENDED_FOLDER, STUDY_FILE, Study, read_ended
 
 _ASKING = ".asking"
 
@@ -70,13 +69,14 @@ class SearchCourse(Course):
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        lease = acquire_lease(self._folder / _ASKING, self._driver)
+        lease = self._storage.leases.acquire(self._folder / _ASKING, self._driver)
         if lease is None:
             raise InputError(
                 f"study {self._folder.name}: another command searches in it now; wait for its end, "
                 "or give this one a name of its own with --study"
             )
         self._hold(lease)
+        self._storage.home.fetch(self._folder, STUDY_FILE)  # as its last holder left it
         self._open()
         return self
 
@@ -101,10 +101,11 @@ class SearchCourse(Course):
 
     def forget(self, driver: str) -> None:
         """Remove all trials of this search and begin anew."""
-        asked = [entry.experiment_id for entry in Ledger(self._folder).read()]
+        ledger = Ledger(self._folder, self._storage.home)
+        asked = [entry.experiment_id for entry in ledger.read()]
         forget_trials(self._storage, [each for each in asked if each is not None], driver)
-        shutil.rmtree(self._folder / ENDED_FOLDER, ignore_errors=True)
-        Ledger(self._folder).forget()
+        self._storage.home.discard(self._folder / ENDED_FOLDER)
+        ledger.forget()
         self._open()
 
     def counts(self) -> tuple[int, int]:
@@ -155,15 +156,15 @@ class SearchCourse(Course):
 
     def _hold(self, lease: Lease) -> None:
         folder = self._folder / _ASKING
-        self._stack.callback(release_lease, folder, lease)
-        self._stack.enter_context(Heartbeat()).add(folder)
+        self._stack.callback(self._storage.leases.release, folder, lease)
+        self._stack.enter_context(Heartbeat(self._storage.leases)).add(folder)
 
     def _open(self) -> None:
         self.search = Search(
             self._plan.space,
             self._plan.fixed,
             self._storage,
-            Ledger(self._folder),
+            Ledger(self._folder, self._storage.home),
             lambda number, drawn: self._plan.member(number, drawn, self._counted),
             read_ended(self._folder),
             seed=self._plan.config.train.seed,

@@ -53,6 +53,7 @@ class Study:
         from cxr_ray.report.out_of_fold import gather_fits
 
         members = self.record["members"]
+        bring_trials(storage, members)
         return [m["experiment_id"] for m in members if gather_fits(storage.trials, m)]
 
     def published(self) -> list[Path]:
@@ -60,18 +61,19 @@ class Study:
         kinds = {".csv", ".md", ".png", ".html"}
         return sorted(path for path in self.folder.iterdir() if path.suffix in kinds)
 
-    def write_ended(self, experiment_id: str, how: Mapping[str, Any]) -> None:
+    def ended_file(self, experiment_id: str) -> Path:
+        """Name the record of how a trial ended without a result."""
+        return self.folder / ENDED_FOLDER / f"{experiment_id}.json"
+
+    def write_ended(self, experiment_id: str, how: Mapping[str, Any]) -> Path:
         """Record how a trial ended without a result: its ``status``, ``reason`` and what it did.
 
         A failed one is tried once more by the next command, a pruned one never by this study.
         """
-        path = self.folder / ENDED_FOLDER / f"{experiment_id}.json"
+        path = self.ended_file(experiment_id)
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps(how))
-
-    def forget_ended(self, experiment_id: str) -> None:
-        """Drop the record of an earlier failure of a trial that has now finished."""
-        (self.folder / ENDED_FOLDER / f"{experiment_id}.json").unlink(missing_ok=True)
+        return path
 
     def ended(self) -> dict[str, dict[str, str]]:
         """Return status and reason of the members that ended without a result, by id.
@@ -103,6 +105,13 @@ class Study:
         self.record["members"] = describe_members(members)
         self.record.update(fields)
         write_whole(self.folder / STUDY_FILE, json.dumps(self.record, indent=1))
+
+
+def bring_trials(storage: Storage, members: Sequence[Mapping[str, Any]]) -> None:
+    """Bring the finished trials of a study's members to this machine."""
+    for member in members:
+        for identity in (member["experiment_id"], *experiment_ids(member)):
+            storage.is_finished(identity, ())
 
 
 def read_ended(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import prepare
-from cxr_ray.data.prepared import is_prepared, named_counts, read_manifest
+from cxr_ray.data.prepared import fetch_for_audit, is_prepared, named_counts, read_manifest
 from cxr_ray.data.sources import config_of
 from cxr_ray.errors import InputError
-from cxr_ray.storage import Storage
+from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
@@ -20,7 +20,14 @@ from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
 from cxr_ray.sweep.search_plan import SearchPlan, plan_search
 from cxr_ray.sweep.space import Space
-from cxr_ray.sweep.study import Study, check_study, open_study, read_ended
+from cxr_ray.sweep.study import (
+    STUDY_FILE,
+    Study,
+    check_name,
+    check_study,
+    open_study,
+    read_ended,
+)
 from cxr_ray.sweep.tabulation import tabulate
 
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -58,6 +65,8 @@ class SweepOutcome:
     """How a sweep ended."""
 
     study: Study
+    where: str
+    """The study's folder as every machine knows it."""
     text: str
     failed: dict[str, str]
     interrupted: int
@@ -102,6 +111,11 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
     storage = Storage.open(options.storage, create=create)
+    if options.mlflow_uri is None and not storage.home.is_shared:
+        raise InputError(
+            f"--storage {options.storage}: a database cannot lie in an object store; give "
+            "--mlflow-uri, of a server or as in sqlite:////home/me/mlflow.db"
+        )
     profile, overrides = load_profile(options.profile), parse_assignments(options.overrides)
     overrides = Layer("--set", {**config_of(options.data), **overrides.values})
     where = storage, options.data, options.reports
@@ -122,6 +136,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     if plan.source_name != "phantom":
         default += f"-{plan.source_name}"
     name = default if options.study is None else options.study
+    storage.home.fetch(storage.studies / check_name(name), STUDY_FILE)
     check_study(storage, name, plan, options.profile)
     return PlannedSweep(subject, storage, plan, name, search)
 
@@ -203,6 +218,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
             git_commit=options.git_commit,
             members=course.members,
         )
+        storage.home.publish_file(study.folder / STUDY_FILE)
         for sentence in (*study.changes, *course.remarks):
             listener.warn(sentence)
         asked, missing = course.counts()
@@ -285,6 +301,9 @@ def _run_course(
         found = course.write(study)
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         write_page(storage, study.folder, study.record, tables)
+        for identity in done:  # scored by this study's recipe
+            storage.home.publish(storage.trials / identity, RESULT_FILE)
+        storage.home.publish(study.folder, STUDY_FILE)
         listener.phase("logging to MLflow")
         tracking.try_again()
         for identity in done:
@@ -301,6 +320,7 @@ def _run_course(
         )
     return SweepOutcome(
         study=study,
+        where=storage.home.described(study.folder),
         text="\n\n".join([*found, text]),
         failed=failed,
         interrupted=course.left(failed),
@@ -335,17 +355,19 @@ def _prepare_missing(planned: PlannedSweep, ray: RayStart, driver: str, listener
         lacking = [m for m in group if not is_prepared(planned.storage, m.keys)]
         if not lacking:
             continue
-        from cxr_ray.data.fan_out import run_as_ray_tasks
+        from cxr_ray.data.fan_out import ray_tasks
 
         ray()
         prepare(
             planned.storage,
             lacking[0].source,
             [(m.config, m.keys) for m in lacking],
-            fan_out=run_as_ray_tasks,
+            fan_out=ray_tasks(planned.storage),
             progress=listener.preparing,
             driver=driver,
         )
+    for member in planned.plan.selected:
+        fetch_for_audit(planned.storage, member.keys)
 
 
 def _cache_frozen(
@@ -368,9 +390,9 @@ def _cache_frozen(
         wanted = [(member.config, member.keys) for member in lacking]
         if all(is_cached(storage, *each) for each in wanted):
             continue
-        from cxr_ray.data.fan_out import run_as_ray_tasks
+        from cxr_ray.data.fan_out import ray_tasks
 
         ray()
         cache_frozen(
-            storage, wanted, fan_out=run_as_ray_tasks, progress=listener.preparing, driver=driver
+            storage, wanted, fan_out=ray_tasks(storage), progress=listener.preparing, driver=driver
         )

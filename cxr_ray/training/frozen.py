@@ -21,9 +21,10 @@ from cxr_ray.data.fan_out import FanOut
 from cxr_ray.data.frozen_pack import allocate_outputs, frozen_folder, is_written, write_outputs
 from cxr_ray.data.image_pack import open_images
 from cxr_ray.data.prepare import Progress
+from cxr_ray.data.prepared import fetch_pack
 from cxr_ray.data.text_pack import open_text
 from cxr_ray.errors import InputError
-from cxr_ray.lease import Heartbeat, acquire_lease, release_lease
+from cxr_ray.lease import Heartbeat
 from cxr_ray.storage import Storage, move_whole
 
 if TYPE_CHECKING:
@@ -68,27 +69,30 @@ def cache_frozen(
         target: _Prefix(modality, _pack(folder, modality, keys), config.model_dump_json())
         for config, keys in wanted
         for modality, key in frozen_keys(config, keys).items()
-        if not (target := frozen_folder(folder, key)).is_dir()
+        if not storage.home.holds(target := frozen_folder(folder, key))
     }
     if not missing:
         return
-    while (lease := acquire_lease(folder, driver)) is None:
+    while (lease := storage.leases.acquire(folder, driver)) is None:
         progress("waiting for another run that prepares this cohort", 0, 1)
         time.sleep(1)
     try:
-        with Heartbeat() as heartbeat:
+        with Heartbeat(storage.leases) as heartbeat:
             heartbeat.add(folder)
             for target, prefix in missing.items():
+                fetch_pack(storage, target)
                 if not target.is_dir():  # another run may have been first
                     _fill(target, prefix, fan_out, progress)
+                storage.home.publish(target)
     finally:
-        release_lease(folder, lease)
+        storage.leases.release(folder, lease)
 
 
 def is_cached(storage: Storage, config: ExperimentConfig, keys: DataKeys) -> bool:
     """Tell whether the outputs of frozen stages that an experiment reads lie ready."""
     folder = storage.prepared / keys.cohort
-    return all(frozen_folder(folder, key).is_dir() for key in frozen_keys(config, keys).values())
+    packs = [frozen_folder(folder, key) for key in frozen_keys(config, keys).values()]
+    return all(map(storage.home.holds, packs))
 
 
 def _fill(target: Path, prefix: _Prefix, fan_out: FanOut, progress: Progress) -> None:

@@ -56,8 +56,8 @@ def fit(
     Parameters
     ----------
     checkpoints
-        Folder of this attempt. A checkpoint found there is continued, with the same numbers as
-        if it had never been interrupted.
+        Folder of this attempt on the first worker's machine. A checkpoint found there is
+        continued, with the same numbers as if it had never been interrupted.
     report
         Called with one dict an epoch, on every worker.
     should_stop
@@ -82,8 +82,9 @@ def fit(
     wrapped = share_gradients(task, world, accumulate=config.train.accumulate)
     history: list[dict[str, Any]] = []
     best_epoch, epoch = -1, 0
-    if (checkpoints / LAST_FILE).exists():
-        state = load_state(checkpoints / LAST_FILE)
+    found = world.is_first and (checkpoints / LAST_FILE).exists()
+    state = world.give(load_state(checkpoints / LAST_FILE) if found else None)
+    if state is not None:
         model.load_state_dict(state["model"])
         task.load_state_dict(state.get("training_only", {}), strict=False)
         optimizer.load_state_dict(state["optimizer"])
@@ -123,8 +124,9 @@ def fit(
                 },
             )
         report({**row, "best_epoch": best_epoch})
-    world.gather(None)  # the best weights are on disk before anyone reads them
-    model.load_state_dict(load_state(checkpoints / BEST_FILE))
+    if world.is_first:
+        model.load_state_dict(load_state(checkpoints / BEST_FILE))
+    world.share(model.state_dict().values())
     return history
 
 

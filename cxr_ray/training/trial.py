@@ -24,19 +24,19 @@ from cxr_ray.config.identity import TRAINING_VERSION, DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
 from cxr_ray.errors import TrialError, TrialStopped
-from cxr_ray.lease import holds_lease
+from cxr_ray.lease import Leases
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import write_history
-from cxr_ray.storage import WEIGHTS_FILE, Storage, move_whole
+from cxr_ray.storage import RESULT_FILE, TEST_FILE, WEIGHTS_FILE, Storage, move_whole
 from cxr_ray.training.checkpoint import adopt_checkpoint, read_compute
+from cxr_ray.training.checkpoint_upload import CheckpointUpload, fetch_checkpoints
 from cxr_ray.training.held_out import add_test_part
 from cxr_ray.training.job import CACHE_FROZEN, FEWEST_WORKERS, Job
 from cxr_ray.training.loop import DTYPES, Report, Scores, fit, score
 from cxr_ray.training.outputs import write_outputs
 from cxr_ray.training.world import World
 
-LEASE_CHECK_SECONDS = 1.0
 STORAGE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -79,6 +79,8 @@ def run_job(job: Job, world: World, report: Report) -> None:
     if world.size < job.workers:
         compute[FEWEST_WORKERS] = world.size
     if world.is_first:
+        running.mkdir(mode=0o700, exist_ok=True)  # its lease may be another machine's
+        fetch_checkpoints(storage, running)
         adopt_checkpoint(running, attempt, compute)
         compute = read_compute(attempt)
     world.gather(None)
@@ -87,27 +89,32 @@ def run_job(job: Job, world: World, report: Report) -> None:
     arm = open_arm_once(storage, config.model_dump_json(), DataKeys(**job.keys))  # type: ignore[arg-type]
     model = build_classifier(config, arm, world)
     trained = storage.trials / job.experiment_id
-    if trained.exists():
+    if world.give(storage.is_finished(job.experiment_id, ())):
+        storage.home.fetch(trained, RESULT_FILE)  # with its weights
         add_test_part(trained, config, arm, model, world, compute)
         report({"test": len(arm.indices("test", own=False))})
         if world.is_first:
-            shutil.rmtree(running, ignore_errors=True)
+            storage.home.publish(trained, TEST_FILE)
+            storage.home.discard(running)
         return
-    lease = _LeaseWatch(running, job.attempt)
+    lease = _LeaseWatch(storage.leases, running, job.attempt)
+    with CheckpointUpload(storage, attempt) as upload:
 
-    def tell(row: dict[str, Any]) -> None:
-        report(row)
-        lease.look_again()  # the driver has seen the epoch, and may have ended the trial by it
+        def tell(row: dict[str, Any]) -> None:
+            if world.is_first:
+                upload.soon()
+            report(row)
+            lease.look_again()  # the driver has seen the epoch, and may have ended the trial by it
 
-    history = fit(
-        config,
-        arm,
-        model,
-        attempt,
-        world=world,
-        report=tell,
-        should_stop=lease.is_lost,
-    )
+        history = fit(
+            config,
+            arm,
+            model,
+            attempt,
+            world=world,
+            report=tell,
+            should_stop=lease.is_lost,
+        )
     evaluated = np.concatenate([arm.indices(part, own=False) for part in job.parts])
     scores = score(config, arm, model, np.sort(evaluated), world)
     train = score(config, arm, model, arm.indices("train", own=True), world)
@@ -140,10 +147,11 @@ def run_job(job: Job, world: World, report: Report) -> None:
         },
     }
     _write_folder(folder, config, arm, model, history, scores, train, result)
-    if not holds_lease(running, job.attempt):
+    if not storage.leases.holds(running, job.attempt):
         raise TrialStopped("another attempt holds the lease of this trial")
+    storage.home.publish(trained, RESULT_FILE, source=folder)
     move_whole(folder, trained)
-    shutil.rmtree(running, ignore_errors=True)
+    storage.home.discard(running)
 
 
 def build_classifier(config: ExperimentConfig, arm: ArmData, world: World) -> Classifier:
@@ -199,8 +207,8 @@ def _write_folder(
 class _LeaseWatch:
     """Whether an attempt still holds its lease; cheap to ask at every step."""
 
-    def __init__(self, running: Path, attempt: str) -> None:
-        self._running, self._attempt = running, attempt
+    def __init__(self, leases: Leases, running: Path, attempt: str) -> None:
+        self._leases, self._running, self._attempt = leases, running, attempt
         self._checked = time.monotonic()
 
     def look_again(self) -> None:
@@ -209,10 +217,10 @@ class _LeaseWatch:
 
     def is_lost(self) -> bool:
         """Tell whether the attempt must stop."""
-        if time.monotonic() - self._checked < LEASE_CHECK_SECONDS:
+        if time.monotonic() - self._checked < self._leases.look_seconds:
             return False
         self._checked = time.monotonic()
-        return not holds_lease(self._running, self._attempt)
+        return not self._leases.holds(self._running, self._attempt)
 
 
 def compute_alike_every_time(threads: int) -> None:

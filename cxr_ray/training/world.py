@@ -35,6 +35,14 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor, src=0)
 
+    def give(self, value: Any) -> Any:
+        """Give every worker the first one's value."""
+        if self.size == 1:
+            return value
+        values = [value if self.is_first else None]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
     def gather(self, value: Any) -> list[Any]:
         """Collect one value from every worker, in rank order."""
         if self.size == 1:

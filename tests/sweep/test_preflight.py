@@ -47,11 +47,12 @@ def test_a_node_like_the_driver_is_fine():
         ),
         (
             {"greeting": None, "data": {"c0ffee": None}},
-            "it does not see the storage folder; mount it there under the same path",
+            "it does not see the storage (no such file); mount a folder there under the same path, "
+            "or give it the store's credentials",
         ),
         (
             {"write_error": "Read-only file system"},
-            "it cannot write to the storage folder (Read-only file system); give it the right to",
+            "it cannot write to the storage (Read-only file system); give it the right to",
         ),
         ({"data": {"c0ffee": "9999"}}, "prepared/c0ffee has other content there; mount the "
          "driver's folder"),
@@ -63,7 +64,7 @@ def test_what_is_wrong_with_a_node_is_one_sentence_with_its_fix(changes, sentenc
 
 def test_a_node_whose_files_the_driver_does_not_see_has_another_folder():
     assert problems_of(written=False) == [
-        "it cannot write to the storage folder (the driver does not see what it writes); "
+        "it cannot write to the storage (the driver does not see what it writes); "
         "give it the right to"
     ]
 
@@ -92,15 +93,15 @@ def test_every_node_of_a_cluster_is_asked(tmp_path, two_nodes):
 def test_a_node_that_cannot_write_is_named(tmp_path, two_nodes, monkeypatch):
     storage = Storage.open(str(tmp_path))
     # Both nodes are this machine: once the driver has looked, nobody finds the meeting place.
-    original = Storage.prepared.fget
+    original = Storage.location.fget
 
     def gone(self):
         for folder in self.root.glob(".preflight-*"):
             shutil.rmtree(folder)
         return original(self)
 
-    monkeypatch.setattr(Storage, "prepared", property(gone))
-    with pytest.raises(InputError, match="node .* does not see the storage folder"):
+    monkeypatch.setattr(Storage, "location", property(gone))
+    with pytest.raises(InputError, match="node .* does not see the storage"):
         check_nodes(storage)
 
 

@@ -130,8 +130,7 @@ def test_failed_trials_are_remembered_until_they_finish(storage, plan):
     study.write_ended("abc", {"status": "failed", "reason": "the loss is not finite"})
     study.write_ended("def", {"status": "pruned", "reason": "late", "history": [{"epoch": 0}]})
     assert study.ended()["abc"] == {"status": "failed", "reason": "the loss is not finite"}
-    study.forget_ended("abc")
-    study.forget_ended("abc")
+    study.ended_file("abc").unlink()
     assert list(study.ended()) == ["def"]
 
 
@@ -172,7 +171,7 @@ def test_a_member_of_which_a_fit_failed_has_ended_and_names_it(storage, plan):
     assert ended["reason"] == (
         f"1 of its fits failed; {member['name']}-r2f2: the loss is not finite"
     )
-    study.forget_ended(lost)
+    study.ended_file(lost).unlink()
     assert study.ended() == {}
 
 
