@@ -137,6 +137,14 @@ class ObjectStore:
         """Tell whether there is an object of a path."""
         return bool(self._system.exists(self.address(path)))
 
+    def is_newer(self, path: Path) -> bool:
+        """Tell whether there is an object of a path, and no file here that was written later."""
+        try:
+            modified = self._system.modified(self.address(path)).timestamp()
+        except FileNotFoundError:
+            return False
+        return not path.exists() or bool(path.stat().st_mtime < modified)
+
     def knows(self, folder: Path, commit: str) -> bool:
         """Tell whether a folder was fetched or published by this process, and so is up to date."""
         return (folder, commit) in self._known

@@ -54,6 +54,10 @@ class SharedFolder:
         """Tell whether a file is there."""
         return path.exists()
 
+    def is_newer(self, path: Path) -> bool:
+        """Tell whether another machine's file is newer than this one's."""
+        return False
+
     def holds(self, folder: Path, commit: str = "") -> bool:
         """Tell whether a folder is there."""
         return folder.is_dir()

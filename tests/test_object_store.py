@@ -1,3 +1,4 @@
+import os
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,9 @@ from cxr_ray.object_lease import ObjectLeases
 from cxr_ray.object_store import SCRATCH_VARIABLE
 from cxr_ray.report.trial_folder import read_history, read_predictions
 from cxr_ray.storage import RESULT_FILE, Storage
+from cxr_ray.sweep.places import bring_study, find_place
+from cxr_ray.sweep.study import Study
+from cxr_ray.training.checkpoint_upload import fetch_checkpoints
 from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
@@ -226,6 +230,29 @@ def test_a_heartbeat_keeps_an_object_fresh(machine, monkeypatch):
     assert lease.stat().st_mtime_ns > before
 
 
+def test_a_machine_takes_up_what_another_did_further_and_keeps_its_own_when_it_is_ahead(machine):
+    attempt = "0" * 32
+
+    def write(storage, epoch, when):
+        folder = storage.running / "abc" / attempt
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("compute.json", "best.pt", "last.pt"):
+            (folder / name).write_text(epoch)
+            os.utime(folder / name, (when, when))
+        return folder
+
+    now = time.time()
+    one = machine("one")
+    folder = write(one, "first", now - 60)
+    other = machine("two")
+    other.home.publish(write(other, "second", now), "last.pt")
+    fetch_checkpoints(one, one.running / "abc")
+    assert {path.read_text() for path in folder.glob("[!.]*")} == {"second"}
+    write(one, "third", now + 60)
+    fetch_checkpoints(one, one.running / "abc")
+    assert {path.read_text() for path in folder.glob("[!.]*")} == {"third"}
+
+
 class Lost(Exception):
     pass
 
@@ -260,3 +287,38 @@ def test_a_trial_goes_on_on_another_machine_with_the_same_numbers(machine, tmp_p
     assert found.logit.tobytes() == expected.logit.tobytes()
     losses = [[row["val_loss"] for row in read_history(each)] for each in folders]
     assert losses[0] == losses[1]
+
+
+def test_a_study_is_found_by_its_uri_and_brought_with_its_trials(machine):
+    one = machine("one")
+    one.home.publish(trial(one), RESULT_FILE)
+    folder = one.studies / "mine"
+    (folder / "ended").mkdir(parents=True)
+    (folder / "ended" / "lost.json").write_text("{}")
+    (folder / "study.json").write_text(
+        '{"name": "mine", "uuid": "1", "members": [{"experiment_id": "abc"}], "cohorts": []}'
+    )
+    one.home.publish(folder, "study.json")
+    machine("two")
+    place = find_place(f"{one.location}/studies/mine/")
+    bring_study(place.storage, Study.read(place.folder))
+    assert (place.folder / "ended" / "lost.json").exists()
+    assert (place.storage.trials / "abc" / "history.csv").exists()
+    (place.folder / "report.html").write_text("page")
+    assert place.publish() == f"{one.location}/studies/mine"
+    again = machine("one")
+    again.home.fetch(folder, "study.json")
+    assert (folder / "report.html").read_text() == "page"
+
+
+@pytest.mark.parametrize(
+    ("inside", "sentence"),
+    [
+        ("studies/absent", "studies/absent holds no study.json: was it published there"),
+        ("mine", "should be URI/studies/NAME or URI/trials/ID"),
+        ("studies", "should be URI/studies/NAME or URI/trials/ID"),
+    ],
+)
+def test_a_uri_that_is_no_studys_is_refused(machine, inside, sentence):
+    with pytest.raises(InputError, match=sentence):
+        find_place(f"{machine('one').location}/{inside}")

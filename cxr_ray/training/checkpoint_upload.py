@@ -29,7 +29,7 @@ def fetch_checkpoints(storage: Storage, running: Path) -> None:
         if folder.name not in under_way and time.time() - folder.stat().st_mtime > LEFT_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
     for attempt in storage.home.names(running):
-        if "." not in attempt and not (running / attempt).exists():
+        if "." not in attempt and storage.home.is_newer(running / attempt / LAST_FILE):
             storage.home.fetch(running / attempt, LAST_FILE)
 
 
