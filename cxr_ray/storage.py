@@ -9,7 +9,7 @@ import secrets
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,16 +114,12 @@ class Storage:
     ----------
     root
         The storage folder, or this machine's mirror of an object store.
-    home
-        Where every machine finds what is in the storage.
+    store
+        The object store, if it is one.
     """
 
     root: Path
-    home: "SharedFolder | ObjectStore" = field(default=None)  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        if self.home is None:
-            object.__setattr__(self, "home", SharedFolder(self.root))
+    store: "ObjectStore | None" = None
 
     @classmethod
     def open(cls, location: str, *, create: bool = True) -> "Storage":
@@ -173,6 +169,11 @@ class Storage:
         for folder in (self.prepared, self.trials, self.running):
             folder.mkdir(mode=0o700, exist_ok=True)
         self.studies.mkdir(exist_ok=True)
+
+    @property
+    def home(self) -> "SharedFolder | ObjectStore":
+        """Where every machine finds what is in the storage."""
+        return self.store or SharedFolder(self.root)
 
     @property
     def location(self) -> str:
