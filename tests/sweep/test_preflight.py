@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from machines import Machines
 
 from cxr_ray.errors import InputError
+from cxr_ray.object_store import SCRATCH_VARIABLE
 from cxr_ray.storage import Storage
-from cxr_ray.sweep.preflight import NodeReport, check_nodes, judge_node
+from cxr_ray.sweep.preflight import NodeReport, _observer, check_nodes, judge_node
 
 SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 HERE = NodeReport(
@@ -74,6 +76,32 @@ def test_a_node_must_see_the_gpus_that_it_offers():
         "torch sees 1 GPUs of the 2 it offers; check its driver"
     ]
     assert problems_of(cuda_devices=2, gpus=2.0) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_a_machine_says_what_it_finds_of_the_storage(tmp_path, monkeypatch, kind):
+    machine = Machines(tmp_path, monkeypatch)
+    storage = machine("one") if kind == "store" else Storage.open(str(tmp_path / "runs"))
+    cohort = storage.prepared / "c0ffee"
+    cohort.mkdir()
+    (cohort / "manifest.json").write_text('{"sha256": {"cohort.csv": "0"}}')
+    (cohort / "cohort.csv").write_text("row\n")
+    storage.home.publish(cohort, "manifest.json", deep=False)
+    meeting = storage.root / ".preflight-1"
+    meeting.mkdir()
+    (meeting / "driver").write_text("hello")
+    storage.home.publish_file(meeting / "driver")
+    machine("two")
+    asked = (storage.location, meeting.name, ("torch",), ("c0ffee", "absent"), False)
+    found = NodeReport(**_observer()(*asked, "two"))
+    assert (found.greeting, found.write_error) == ("hello", None)
+    assert storage.home.has(meeting / "two")
+    assert found.data["c0ffee"] is not None
+    assert found.data["absent"] is None
+    monkeypatch.setenv(SCRATCH_VARIABLE, str(cohort / "cohort.csv"))
+    if kind == "store":
+        found = NodeReport(**_observer()(*asked, "two"))
+        assert (found.greeting, "mirror of" in found.write_error) == (None, True)
 
 
 @pytest.mark.slow
