@@ -96,6 +96,7 @@ class TerminalProgress:
         self._running: dict[str, str] = {}
         self._best: dict[str, str] = {}
         self._step = ""
+        self._trains = False
 
     def planned(
         self, asked: int, missing: int, left_out: Sequence["LeftOut"], cohorts: Sequence[str]
@@ -133,6 +134,10 @@ class TerminalProgress:
             shown = f"{monitor.replace('_', ' ')} {figures[monitor]:.3f}"
             if figures["best_epoch"] == figures["epoch"]:
                 self._best[name] = shown
+            if not self._trains and "seconds" in figures:
+                self._trains = True
+                since = time.monotonic() - self._began - figures["seconds"]
+                self._line(f"training since {since:.1f} s")
             self._running[name] = (
                 f"{name} epoch {figures['epoch'] + 1} {shown} AUROC {figures['val_auroc']:.3f}"
             )

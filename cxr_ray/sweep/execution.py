@@ -126,7 +126,10 @@ class Execution:
     def _follow(self, event: "TrialEvent") -> None:
         from cxr_ray.report.out_of_fold import gather_fits
 
-        self._audit.start()
+        if event.kind != "started":
+            # Until a first epoch is over the cores belong to the trials' start.
+            self._audit.start()
+            self._tracking.connect()
         if self._phase is None or event.kind == "failed":
             self._listener.trial(event)
         member = event.member

@@ -11,7 +11,7 @@ from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow
 
 
 class BackgroundTracker:
-    """Queues the calls that log one study.
+    """Queues the calls that log one study; the first one of all connects.
 
     The first call that fails ends the tracking, and ``problem`` says why, so that no trial waits
     for a server that is gone; `try_again` begins anew. Whatever is missing in the end, the next
@@ -34,7 +34,6 @@ class BackgroundTracker:
         self._last: Future[None] | None = None
         self._place = uri, artifacts
         import_mlflow()
-        self._queue(self._connect)
 
     def __enter__(self) -> "BackgroundTracker":
         return self
@@ -50,6 +49,11 @@ class BackgroundTracker:
             return None
         lines = str(error).strip().splitlines()
         return lines[0] if lines else type(error).__name__
+
+    def connect(self) -> None:
+        """Queue the connection and the study's own run, if that was not done before."""
+        if self._last is None:
+            self._queue(self._connect)
 
     def log_trial(self, member: Mapping[str, Any], folder: Path) -> None:
         """Queue a finished trial."""
@@ -67,7 +71,7 @@ class BackgroundTracker:
         """Connect once more where tracking has ended: the server may be back."""
         if self.problem is not None:
             self._tracker = self._last = None
-            self._queue(self._connect)
+            self.connect()
 
     def _connect(self) -> None:
         uri, artifacts = self._place
@@ -91,6 +95,7 @@ class BackgroundTracker:
             if self._tracker is not None:
                 call(self._tracker)
 
+        self.connect()
         self._queue(call_tracker)
 
     def _queue(self, work: Callable[[], None]) -> None:

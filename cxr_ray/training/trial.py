@@ -26,12 +26,10 @@ from cxr_ray.data.arm import ArmData, open_arm
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.lease import Leases
 from cxr_ray.models.classifier import Classifier
-from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import write_history
 from cxr_ray.storage import RESULT_FILE, TEST_FILE, WEIGHTS_FILE, Storage, move_whole
 from cxr_ray.training.checkpoint import adopt_checkpoint, read_compute
 from cxr_ray.training.checkpoint_upload import CheckpointUpload, fetch_checkpoints
-from cxr_ray.training.held_out import add_test_part
 from cxr_ray.training.job import CACHE_FROZEN, FEWEST_WORKERS, Job
 from cxr_ray.training.loop import DTYPES, Report, Scores, fit, score
 from cxr_ray.training.outputs import write_outputs
@@ -90,6 +88,8 @@ def run_job(job: Job, world: World, report: Report) -> None:
     model = build_classifier(config, arm, world)
     trained = storage.trials / job.experiment_id
     if world.give(storage.is_finished(job.experiment_id, ())):
+        from cxr_ray.training.held_out import add_test_part
+
         storage.home.fetch(trained, RESULT_FILE)  # with its weights
         add_test_part(trained, config, arm, model, world, compute)
         report({"test": len(arm.indices("test", own=False))})
@@ -201,6 +201,8 @@ def _write_folder(
     (folder / "model" / "config.json").write_text(json.dumps(description, indent=1))
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     if config.data.split.kind != "kfold":  # a fit is scored with the others of its model
+        from cxr_ray.report.scoring import score_folder
+
         score_folder(folder, config.evaluation)
 
 
