@@ -161,7 +161,9 @@ def measure_statistics(
         return Scores(records, logits, features)
 
     small = config.image.model_copy(update={"encoder": "resnet_small", "weights": None})
-    text = config.text.model_copy(update={"encoder": "scratch", "layers": 1, "width": 8})
+    text = config.text.model_copy(
+        update={"encoder": "scratch", "layers": 1, "width": 8, "heads": 1}
+    )
     head_of = config.model_copy(update={"image": small, "text": text})
     model = Classifier(head_of, config.text.vocabulary)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".price-") as aside:
