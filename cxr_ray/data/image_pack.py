@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IMAGES_FILE = "images.npy"
 CHUNK = 128
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -87,8 +87,8 @@ def decode_chunk(folder: Path, source: "Source", start: int, references: list[st
                 if reference is None:
                     raise FileNotFoundError("no image is named")
                 images[row] = decode_image(source.read_image(reference), images.shape[1])
-            except _UNREADABLE as error:
-                faults[row] = _reason(error)
+            except UNREADABLE as error:
+                faults[row] = fault_of(error)
         images.flush()
         write_whole(mark, json.dumps(faults))
     return len(references)
@@ -108,7 +108,7 @@ def open_images(folder: Path) -> NDArray[np.uint8]:
     return images
 
 
-def _reason(error: BaseException) -> str:
+def fault_of(error: BaseException) -> str:
     """Say what is wrong without the file's name, which may hold a patient's id."""
     if isinstance(error, FileNotFoundError):
         return "image missing"

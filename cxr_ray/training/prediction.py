@@ -1,0 +1,250 @@
+"""What a trained model says of new records: probability, call, and each modality's share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.arm import ArmData
+from cxr_ray.data.image_pack import UNREADABLE, decode_image, fault_of
+from cxr_ray.data.masking import mask_text
+from cxr_ray.data.new_records import NewRecord
+from cxr_ray.data.prepared import fetch_pack
+from cxr_ray.data.reports import parse_report, view_text
+from cxr_ray.data.text_pack import TextPack
+from cxr_ray.data.tokenization import (
+    PADDING,
+    TOKENIZER_FILE,
+    Tokenize,
+    load_pretrained_tokenizer,
+    open_trained,
+    pretrained_tokenize,
+    trained_tokenize,
+)
+from cxr_ray.errors import InputError
+from cxr_ray.evaluation.calibration import Recalibration, fit_recalibration
+from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.models.classifier import Classifier
+from cxr_ray.report.trial_folder import read_config, read_features, read_predictions, read_result
+from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE, Storage
+from cxr_ray.training.external import best_device, load_classifier
+from cxr_ray.training.loop import score
+from cxr_ray.training.world import World
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class _Words:
+    """How a model's reports become tokens."""
+
+    tokenize: Tokenize
+    vocabulary_size: int
+    padding: int
+
+
+class Predictor:
+    """A trial's model, with what was chosen for it on its validation part.
+
+    Attributes
+    ----------
+    config : ExperimentConfig
+    threshold : float
+        The logit of highest F1 on the full validation part.
+    recalibration : Recalibration
+        The logistic line fitted there.
+    """
+
+    def __init__(self, storage: Storage, trial: Path, device: torch.device | None = None) -> None:
+        """Load a finished trial.
+
+        Raises
+        ------
+        InputError
+            If the folder is no trial with weights, or its tokenizer is not there.
+        """
+        if not (trial / RESULT_FILE).is_file():
+            raise InputError(f"{trial}: not a finished trial's folder, as STORAGE/trials/<id> is")
+        result = read_result(trial)
+        if "fits" in result:
+            raise InputError(
+                f"{trial}: it is cross-validated, and none of its fits is the model; train it once "
+                "with data.split.kind=holdout"
+            )
+        if not storage.home.has(trial / WEIGHTS_FILE):
+            raise InputError(f"{trial}: its weights were not kept ({WEIGHTS_FILE})")
+        storage.home.fetch(trial, RESULT_FILE)
+        self.config = ExperimentConfig.model_validate(read_config(trial)).uncached
+        self._device = device or best_device()
+        self._reads = self.config.fusion.modalities
+        self._words = _open_words(storage, self.config, result["keys"])
+        features = read_features(trial)
+        self._means = {name: features[f"train_mean.{name}"] for name in self._reads}
+        predictions = read_predictions(trial)
+        rows = predictions.rows("val", "full")
+        label, logit = predictions.label[rows], predictions.logit[rows]
+        self.threshold = f1_operating_point(label, logit).threshold
+        self.recalibration: Recalibration = fit_recalibration(label, logit)
+        self._model: Classifier = load_classifier(
+            trial / WEIGHTS_FILE, self.config, self._arm([], []), self._device
+        )
+
+    def predict(self, records: Sequence[NewRecord]) -> Iterator[dict[str, Any]]:
+        """Judge records, some hundred at a time.
+
+        A modality that a record lacks is what it was in training, an empty text, where the model
+        was trained on records without one; else the mean feature of the training part stands in
+        for it, as in the tests of a missing modality.
+
+        Yields
+        ------
+        One row a record, in their order: ``record``; ``probability``, the model's own;
+        ``probability_recalibrated``; ``threshold_at_val`` and ``positive_at_val``, the call at the
+        probability of highest F1 on validation; ``image_contribution`` and ``text_contribution``,
+        how far the logit lies above the one with the training part's mean feature in that
+        modality's place; ``missing``; ``reason``, why there is no answer.
+        """
+        for start in range(0, len(records), BATCH):
+            yield from self._judge(records[start : start + BATCH])
+
+    def _judge(self, records: Sequence[NewRecord]) -> list[dict[str, Any]]:
+        size = self.config.image.size
+        pixels = np.zeros((len(records), size, size), np.uint8)
+        missing: list[set[str]] = []
+        reasons: list[str] = []
+        for place, record in enumerate(records):
+            lacks, reason = self._lacks(record), ""
+            if "image" in self._reads and record.read_image is not None:
+                try:
+                    pixels[place] = decode_image(record.read_image(), size)
+                except InputError as error:
+                    reason = str(error)
+                except UNREADABLE as error:
+                    reason = fault_of(error)
+            if lacks and len(lacks) == len(self._reads):
+                reason = f"no {' and no '.join(sorted(lacks))}, which the model reads"
+            missing.append(lacks)
+            reasons.append(reason)
+        texts = [record.text or "" for record in records]
+        arm = self._arm(pixels, texts)
+        with torch.inference_mode():
+            found = score(
+                self.config, arm, self._model, np.arange(len(records)), World(device=self._device)
+            )
+        features = {name: value.copy() for name, value in found.features.items()}
+        for name in self._reads:
+            stands_in = [name in lacks and self._replaces(name) for lacks in missing]
+            features[name][stands_in] = self._means[name]
+        logit = self._fuse(features)
+        shares = {
+            f"{name}_contribution": logit
+            - self._fuse({**features, name: np.broadcast_to(mean, features[name].shape)})
+            for name, mean in self._means.items()
+        }
+        return [
+            self._row(record, logit[place], {k: v[place] for k, v in shares.items()}, lacks, reason)
+            for place, (record, lacks, reason) in enumerate(
+                zip(records, missing, reasons, strict=True)
+            )
+        ]
+
+    def _row(
+        self,
+        record: NewRecord,
+        logit: float,
+        shares: dict[str, float],
+        lacks: set[str],
+        reason: str,
+    ) -> dict[str, Any]:
+        row: dict[str, Any] = {"record": record.name}
+        if not reason:
+            row |= {
+                "probability": float(expit(logit)),
+                "probability_recalibrated": float(expit(self.recalibration.apply(logit))),
+                "threshold_at_val": float(expit(self.threshold)),
+                "positive_at_val": int(logit >= self.threshold),
+                **{name: float(value) for name, value in shares.items()},
+            }
+        return {**row, "missing": " ".join(sorted(lacks)), "reason": reason}
+
+    def _lacks(self, record: NewRecord) -> set[str]:
+        has = {
+            "image": record.read_image is not None,
+            "text": record.text is not None and bool(record.text.strip()),
+        }
+        return {name for name in self._reads if not has[name]}
+
+    def _replaces(self, modality: str) -> bool:
+        """Whether a missing modality is replaced, as the model has never met records without it."""
+        required = self.config.data.require
+        return modality == "image" or required is None or modality in required
+
+    def _fuse(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            read = {
+                name: torch.tensor(np.array(value), device=self._device)
+                for name, value in features.items()
+            }
+            logits: NDArray[np.float64] = self._model.fuse(read).double().cpu().numpy()
+        return logits
+
+    def _arm(self, pixels: Any, texts: Sequence[str]) -> ArmData:
+        """Lay new records out as a prepared cohort's are."""
+        number = len(texts)
+        names = np.array([str(place) for place in range(number)], dtype=str)
+        return ArmData(
+            record_id=names,
+            group=names,
+            label=np.zeros(number, np.int8),
+            part=np.full(number, "test"),
+            own=np.ones(number, bool),
+            row=np.arange(number),
+            images=np.asarray(pixels, np.uint8) if "image" in self._reads else None,
+            text=None if self._words is None else self._pack(self._words, texts),
+        )
+
+    def _pack(self, words: _Words, texts: Sequence[str]) -> TextPack:
+        view = self.config.text
+        seen = [
+            mask_text(view_text(parse_report(text), view.sections), view.mask) for text in texts
+        ]
+        ids = words.tokenize(seen)
+        lengths = [len(row) for row in ids]
+        return TextPack(
+            tokens=np.array([token for row in ids for token in row], np.int32),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            vocabulary_size=words.vocabulary_size,
+            padding=words.padding,
+        )
+
+
+def _open_words(
+    storage: Storage, config: ExperimentConfig, keys: dict[str, Any]
+) -> "_Words | None":
+    if "text" not in config.fusion.modalities:
+        return None
+    text = config.text
+    if text.encoder != "scratch":
+        pretrained = load_pretrained_tokenizer(text.encoder)
+        return _Words(
+            pretrained_tokenize(text.encoder, text.max_tokens),
+            len(pretrained),
+            pretrained.pad_token_id or PADDING,
+        )
+    home = storage.prepared / (keys.get("tokenizer_cohort") or keys["cohort"])
+    folder = home / f"tokenizer-{keys['tokenizer']}"
+    fetch_pack(storage, folder)
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise InputError(
+            f"{folder}: the tokenizer that the model was trained with is not there; it lives in "
+            "prepared/ of the storage that the model was trained in"
+        )
+    return _Words(
+        trained_tokenize(folder, text.max_tokens), open_trained(folder).get_vocab_size(), PADDING
+    )

@@ -1,0 +1,93 @@
+"""Let a trained model judge one record, or a table of them."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from terminal import DONE, FAILED, TerminalProgress, run_script, script_parser
+
+if TYPE_CHECKING:
+    from cxr_ray.training.prediction import Predictor
+
+EXAMPLE = """examples:
+  python launch/predict.py runs/trials/0a1b2c3d4e5f6789 --image film.jpg --text report.txt
+  python launch/predict.py runs/trials/0a1b2c3d4e5f6789 --image film.jpg --text "Fever and cough."
+  python launch/predict.py runs/trials/0a1b2c3d4e5f6789 --table records.csv --out answers.csv
+
+A table has the columns image (a file below the table's folder), text (the report), or both, and may
+have record (a name). docs/prediction.md says what the answer's columns mean.
+exit code: 0 done, 2 bad input, 1 no record could be judged"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__, EXAMPLE)
+    parser.add_argument("trial", metavar="TRIAL_DIR", help="a folder or URI of STORAGE/trials")
+    parser.add_argument("--image", metavar="FILE", help="a radiograph: JPEG, PNG, TIFF")
+    parser.add_argument("--text", metavar="FILE|STRING", help="its report")
+    parser.add_argument("--table", metavar="FILE.csv", help="many records, a row each")
+    parser.add_argument(
+        "--out", metavar="FILE.csv", help="where a table's answers go (default: on the terminal)"
+    )
+    return parser
+
+
+def main(options: argparse.Namespace) -> int:
+    from cxr_ray.errors import InputError
+
+    if bool(options.table) == bool(options.image or options.text):
+        raise InputError("give either --image and --text of one record, or --table of many")
+    if options.out and not options.table:
+        raise InputError("--out goes with --table; one record's answer is printed")
+    from cxr_ray.data.new_records import one_record, read_table
+
+    records = (
+        read_table(options.table) if options.table else [one_record(options.image, options.text)]
+    )
+    from cxr_ray.sweep.places import find_place
+    from cxr_ray.training.prediction import Predictor
+
+    place = find_place(options.trial)
+    predictor = Predictor(place.storage, place.folder)
+    progress = TerminalProgress()
+    rows = []
+    for row in predictor.predict(records):
+        rows.append(row)
+        if options.table:
+            progress.preparing("judging records", len(rows), len(records))
+    progress.close()
+    unanswered = [row for row in rows if row["reason"]]
+    if not options.table:
+        if unanswered:
+            raise InputError(f"{options.image or '--text'}: {rows[0]['reason']}")
+        print(_describe(rows[0], predictor))
+        return DONE
+    import pandas as pd
+
+    pd.DataFrame(rows).to_csv(options.out or sys.stdout, index=False, float_format="%.6g")
+    if unanswered:
+        progress.warn(f"{len(unanswered)} of {len(rows)} records have no answer, and a reason")
+    return DONE if len(unanswered) < len(rows) else FAILED
+
+
+def _describe(row: dict[str, Any], predictor: "Predictor") -> str:
+    """Lay one answer out."""
+    label = predictor.config.cohort.label.lower()
+    called = "at or above" if row["positive_at_val"] else "below"
+    lines = [
+        f"probability of {label}: {row['probability']:.3f}, {called} the threshold of highest "
+        f"F1 on validation, {row['threshold_at_val']:.3f}",
+        f"recalibrated on validation ({predictor.recalibration.method}): "
+        f"{row['probability_recalibrated']:.3f}",
+    ]
+    for name in ("image", "text"):
+        if f"{name}_contribution" in row:
+            share = row[f"{name}_contribution"]
+            lines.append(f"the {name} moves the logit by {share:+.3f} from the average {name}'s")
+    if row["missing"]:
+        lines.append(f"missing: {row['missing']}; calibration and threshold do not hold without it")
+    lines.append("research software, no medical device")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main, build_parser())
