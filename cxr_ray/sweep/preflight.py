@@ -104,6 +104,8 @@ def check_nodes(
                 problems.append(f"node {name} did not answer in {ANSWER_SECONDS:g} s")
                 continue
             except ray.exceptions.RayError as error:
+                if nodes[name]["NodeID"] not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}:
+                    continue  # it has left meanwhile, as nodes of an autoscaled cluster do
                 problems.append(f"node {name} could not look at itself: {str(error).strip()}")
                 continue
             offered = nodes[name]["Resources"].get("GPU", 0.0)
