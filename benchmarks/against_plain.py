@@ -36,10 +36,19 @@ OF_PLAIN = {SMALL_FILMS.name: 0.7, LARGE_FILMS.name: 0.2}
 OF_FLOOR = 1.15
 
 
-def measure(scratch: Path, *, whole: bool = False, patients: int | None = None) -> list[Row]:
+INPUTS = {"small": SMALL_FILMS, "large": LARGE_FILMS}
+
+
+def measure(
+    scratch: Path,
+    *,
+    films: Sequence[str] = tuple(INPUTS),
+    whole: bool = False,
+    patients: int | None = None,
+) -> list[Row]:
     """Compare on small films and on films of full size."""
     rows = []
-    for wanted in (SMALL_FILMS, LARGE_FILMS):
+    for wanted in map(INPUTS.__getitem__, films):
         if patients:
             share = wanted.positive / wanted.patients
             wanted = replace(wanted, patients=patients, positive=round(share * patients))
@@ -55,6 +64,7 @@ def _compare(wanted: RawInput, folder: Path, whole: bool) -> list[Row]:
             ["--grid", "paper12", "--data", f"table:{recipe}", "--profile", str(PROFILE)],
         )
         bare = bare_seconds(sweep)
+        breakdown = sweep.breakdown
         taxed = tax_rows(f"{wanted.patients:,} patients", sweep, bare)
         plain = _run_plain(sweep, recipe.parent, folder / "plain", wanted.name, whole)
         decoding = measure_decoding(sorted(recipe.parent.glob("*.jpg")), 64)
@@ -63,9 +73,8 @@ def _compare(wanted: RawInput, folder: Path, whole: bool) -> list[Row]:
     seconds = f"ours {sweep.wall:.0f} s, plain {plain:.0f} s, floor {floor:.0f} s"
     ours = sweep.wall
     print(
-        f"{name}: {seconds}; decoding {decoding:.1f} core-s, bare steps {bare:.1f} core-s, "
-        f"start-up {sweep.start_up:.1f} s, preparing {sweep.preparing:.1f} s, scoring "
-        f"{sweep.scoring:.1f} s",
+        f"{name}: {seconds}; decoding {decoding:.1f} core-s, bare steps {bare:.1f} core-s; "
+        f"{breakdown}",
         flush=True,
     )
     return [
@@ -118,13 +127,14 @@ def _run_plain(sweep: Sweep, inputs: Path, out: Path, name: str, whole: bool) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--films", nargs="+", choices=INPUTS, default=list(INPUTS))
     parser.add_argument("--whole", action="store_true", help="run all of the plain script")
     parser.add_argument("--patients", type=int, help="fewer of them, to try things out")
     parser.add_argument("--scratch", type=Path, help="keep the inputs (default: a temp dir)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         scratch = options.scratch or Path(temporary)
-        rows = measure(scratch, whole=options.whole, patients=options.patients)
+        rows = measure(scratch, films=options.films, whole=options.whole, patients=options.patients)
     print(show(rows))
     print(machine())
 

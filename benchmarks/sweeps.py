@@ -36,6 +36,7 @@ class Trial:
     trained: float
     ended: float
     epochs: int
+    in_epochs: float
     config: ExperimentConfig
     keys: DataKeys
 
@@ -65,6 +66,7 @@ class Sweep:
                     trained=result["finished_at"],
                     ended=max(path.stat().st_mtime for path in folder.iterdir()),
                     epochs=result["epochs"],
+                    in_epochs=result["train_seconds"],
                     config=ExperimentConfig.model_validate(read_config(folder)),
                     keys=DataKeys(**result["keys"]),
                 )
@@ -98,6 +100,28 @@ class Sweep:
     def start_up(self) -> float:
         """Seconds to the start of the first trial, without the preparation."""
         return self.trials[0].began - self.began - self.preparing
+
+    @property
+    def breakdown(self) -> str:
+        """Where the wall time goes, in a sentence; what is done in slots counts by their number."""
+        last = max(trial.ended for trial in self.trials)
+        trained = sum(trial.trained - trial.began for trial in self.trials)
+        in_epochs = sum(trial.in_epochs for trial in self.trials)
+        scored = sum(trial.ended - trial.trained for trial in self.trials)
+        between = cores() * (last - self.trials[0].began) - trained - scored
+        slots = {
+            "epochs": in_epochs,
+            "building models, checkpoints and last passes": trained - in_epochs,
+            "scoring": scored,
+            "between trials": between,
+        }
+        shares = {
+            "start-up": self.start_up,
+            "preparation": self.preparing,
+            **{name: seconds / cores() for name, seconds in slots.items()},
+            "tables, page and MLflow": self.began + self.wall - last,
+        }
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in shares.items())
 
     @property
     def idle(self) -> float:

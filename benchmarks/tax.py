@@ -49,6 +49,7 @@ def tax_rows(name: str, sweep: Sweep, bare: float) -> list[Row]:
             "start-up) / wall",
             (beside - START_UP) / sweep.wall,
             at_most=TAX,
+            where=f"of the wall: {sweep.breakdown}",
         ),
         Row(
             f"longest trials first: {name}",

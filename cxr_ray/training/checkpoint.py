@@ -24,6 +24,8 @@ DAMAGED_ERRNO = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)
 def save_state(path: Path, state: Any) -> None:
     """Write tensors and plain values aside, then rename, so that no half file is ever read."""
     aside = path.with_name(f".{path.name}")
+    # Checksums that torch never reads would be more than half of the work.
+    torch.serialization.set_crc32_options(False)
     with aside.open("wb") as file:
         torch.save(state, file)
         file.flush()
