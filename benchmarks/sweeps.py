@@ -115,11 +115,13 @@ class Sweep:
             "scoring": scored,
             "between trials": between,
         }
+        logging = self.began + self.printed_at["logging to MLflow"] - last
         shares = {
             "start-up": self.start_up,
             "preparation": self.preparing,
             **{name: seconds / cores() for name, seconds in slots.items()},
-            "tables, page and MLflow": self.began + self.wall - last,
+            "tables and page": logging,
+            "MLflow and exit": self.began + self.wall - last - logging,
         }
         return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in shares.items())
 
