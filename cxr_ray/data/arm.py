@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from cxr_ray.data.prepared import fetch_pack, fetch_prepared, read_cohort
 from cxr_ray.data.split import own_members, read_parts
 from cxr_ray.data.text_pack import TextPack, open_text
 from cxr_ray.storage import Storage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class ArmData:
     frozen
         By modality, what the frozen first stages of its encoder make of each row: (rows, ...)
         float; empty where that is computed in every pass.
+    resident
+        Packs that lie on the device: see `cxr_ray.data.batches.reside`.
     """
 
     record_id: NDArray[np.str_]
@@ -50,6 +56,7 @@ class ArmData:
     images: NDArray[np.uint8] | None
     text: TextPack | None
     frozen: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    resident: "Mapping[str, Tensor]" = field(default_factory=dict)
 
     def indices(self, part: str, *, own: bool) -> NDArray[np.int64]:
         """Return the records of one part: those of the arm's own data set, or all."""

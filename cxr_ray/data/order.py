@@ -7,8 +7,11 @@ cut, and each rank takes its share of every one of them.
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_ray.config.schema import ExperimentConfig
+
 LEAST_WINDOW, MOST_WINDOW = 16, 32
 SCORING_BATCH = 256
+LENGTH_STEP = 64
 
 
 def epoch_batches(
@@ -101,3 +104,9 @@ def scoring_batches(
 def shard(records: NDArray[np.int64], rank: int, size: int) -> NDArray[np.int64]:
     """Return a rank's contiguous share of a global batch; it may be empty."""
     return np.array_split(records, size)[rank]
+
+
+def padded_lengths(config: ExperimentConfig) -> tuple[int, ...]:
+    """List the few lengths that texts are padded to where each new one compiles a model anew."""
+    most = config.text.max_tokens
+    return (*range(LENGTH_STEP, most, LENGTH_STEP), most)

@@ -29,7 +29,7 @@ from cxr_ray.pricing.prices import ModelPrice
 from cxr_ray.pricing.workload import NO_TEXT, Counts
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.storage import RESULT_FILE
-from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, save_state
+from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, save_state, trained_state
 from cxr_ray.training.loop import Scores, build_optimizer, score, train_epoch
 from cxr_ray.training.losses import build_loss
 from cxr_ray.training.outputs import write_outputs
@@ -91,17 +91,17 @@ def measure_model(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".price-") as aside:
         began = time.perf_counter()
         best, last = Path(aside) / BEST_FILE, Path(aside) / LAST_FILE
-        save_state(best, model.state_dict())
-        save_state(last, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        save_state(best, trained_state(model))
+        save_state(last, {"model": trained_state(model), "optimizer": optimizer.state_dict()})
         checkpoint = time.perf_counter() - began
-        weights_bytes, last_bytes = best.stat().st_size, last.stat().st_size
+        checkpoint_bytes = best.stat().st_size + last.stat().st_size
     return ModelPrice(
         train=train,
         forward=forward,
         setup=setup,
         checkpoint=checkpoint,
-        checkpoint_bytes=weights_bytes + last_bytes,
-        weights_bytes=weights_bytes,
+        checkpoint_bytes=checkpoint_bytes,
+        weights_bytes=sum(value.nbytes for value in model.state_dict().values()),
         peak_bytes=_peak_bytes(device),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from cxr_ray.storage import sync, write_whole
 from cxr_ray.training.job import FEWEST_WORKERS
@@ -36,6 +37,20 @@ def save_state(path: Path, state: Any) -> None:
 def load_state(path: Path) -> Any:
     """Read what `save_state` wrote; nothing but tensors and plain values is ever unpickled."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's state but for its frozen parameters, which whoever builds it has.
+
+    A whole frozen encoder would be most of what every epoch writes.
+    """
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def load_trained(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put what `trained_state` returned back into a model that was built alike."""
+    model.load_state_dict({**model.state_dict(), **state})
 
 
 def adopt_checkpoint(running: Path, attempt: Path, compute: dict[str, Any]) -> bool:

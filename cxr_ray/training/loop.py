@@ -17,16 +17,32 @@ from torch.nn.parallel import DistributedDataParallel
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
 from cxr_ray.data.batches import Batch, collate
-from cxr_ray.data.order import SCORING_BATCH, draw_lost, epoch_batches, scoring_batches, shard
+from cxr_ray.data.order import (
+    SCORING_BATCH,
+    draw_lost,
+    epoch_batches,
+    padded_lengths,
+    scoring_batches,
+    shard,
+)
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.evaluation.ranking import auroc, average_precision
 from cxr_ray.models.classifier import Classifier
-from cxr_ray.training.checkpoint import BEST_FILE, LAST_FILE, load_state, save_state
+from cxr_ray.training.checkpoint import (
+    BEST_FILE,
+    LAST_FILE,
+    load_state,
+    load_trained,
+    save_state,
+    trained_state,
+)
 from cxr_ray.training.losses import Loss, build_loss
 from cxr_ray.training.schedule import build_schedule
 from cxr_ray.training.task import TrainingTask
 from cxr_ray.training.world import World
 
+# To look at a loss is to wait for the device: after each step it would stand still meanwhile.
+LOOK_STEPS = {"cuda": 50}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 Report = Callable[[dict[str, Any]], None]
@@ -85,7 +101,7 @@ def fit(
     found = world.is_first and (checkpoints / LAST_FILE).exists()
     state = world.give(load_state(checkpoints / LAST_FILE) if found else None)
     if state is not None:
-        model.load_state_dict(state["model"])
+        load_trained(model, state["model"])
         task.load_state_dict(state.get("training_only", {}), strict=False)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
@@ -108,13 +124,13 @@ def fit(
         if _improves(config.train.monitor, history, best_epoch):
             best_epoch = epoch
             if world.is_first:
-                save_state(checkpoints / BEST_FILE, model.state_dict())
+                save_state(checkpoints / BEST_FILE, trained_state(model))
         epoch += 1
         if world.is_first:
             save_state(
                 checkpoints / LAST_FILE,
                 {
-                    "model": model.state_dict(),
+                    "model": trained_state(model),
                     "training_only": task.training_only(),
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
@@ -125,7 +141,7 @@ def fit(
             )
         report({**row, "best_epoch": best_epoch})
     if world.is_first:
-        model.load_state_dict(load_state(checkpoints / BEST_FILE))
+        load_trained(model, load_state(checkpoints / BEST_FILE))
     world.share(model.state_dict().values())
     return history
 
@@ -174,7 +190,8 @@ def train_epoch(
         weights=_sampling_weights(config, arm.label[train]),
     )
     lost = draw_lost(len(arm.label), config.fusion.modality_dropout, config.train.seed, epoch)
-    total = torch.zeros((), dtype=torch.float64)
+    losses: list[float] = []
+    not_looked_at: list[Tensor] = []
     for step, batch in enumerate(batches):
         if world.agree(should_stop()):
             raise TrialStopped("the trial was asked to stop")
@@ -184,21 +201,26 @@ def train_epoch(
         parts = np.array_split(shard(batch, world.rank, world.size), config.train.accumulate)
         # One record has no variance. All ranks decide alike: SyncBatchNorm waits for every one.
         still = len(batch) < 2 * world.size * config.train.accumulate
-        step_loss = torch.zeros((), dtype=torch.float64)
+        step_loss = torch.zeros((), dtype=torch.float64, device=world.device)
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with nullcontext() if last or world.size == 1 else wrapped.no_sync():  # type: ignore[operator]
                 summed = _summed_loss(wrapped, arm, part, batch, lost, still, world.device, config)
                 # DDP averages gradients over ranks: scaled so, they add up to the global mean's.
                 (summed * world.size / len(batch)).backward()
-            step_loss += summed.detach().to("cpu", torch.float64)
-        step_loss = world.sum(step_loss)
-        if not math.isfinite(step_loss):
-            raise TrialError(f"the training loss is {step_loss} in epoch {epoch}, step {step}")
+            step_loss += summed.detach()
         task.adjust_gradients(world, _seed_of(config.train.seed, epoch, step))
         optimizer.step()
-        total += step_loss
-    return float(total) / sum(map(len, batches))
+        not_looked_at.append(step_loss)
+        if len(not_looked_at) == LOOK_STEPS.get(world.device.type, 1) or step == len(batches) - 1:
+            losses += world.sum(torch.stack(not_looked_at).cpu()).tolist()
+            not_looked_at.clear()
+            worst = next((n for n, each in enumerate(losses) if not math.isfinite(each)), None)
+            if worst is not None:
+                raise TrialError(
+                    f"the training loss is {losses[worst]} in epoch {epoch}, step {worst}"
+                )
+    return sum(losses) / sum(map(len, batches))
 
 
 def _summed_loss(
@@ -301,6 +323,7 @@ def _gather(
         DTYPES[config.compute.precision],
         pinned=config.compute.pinned_copies,
         channels_last=config.compute.channels_last,
+        lengths=padded_lengths(config) if config.compute.compile else (),
     )
 
 

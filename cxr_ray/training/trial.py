@@ -23,6 +23,8 @@ from cxr_ray import __version__
 from cxr_ray.config.identity import TRAINING_VERSION, DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
+from cxr_ray.data.batches import reside
+from cxr_ray.data.order import padded_lengths
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.lease import Leases
 from cxr_ray.models.classifier import Classifier
@@ -85,6 +87,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
 
     compute_alike_every_time(job.cpus_per_worker)
     arm = open_arm_once(storage, config.model_dump_json(), DataKeys(**job.keys))  # type: ignore[arg-type]
+    arm = reside(arm, world.device, _room_for_packs(world.device, job.gpus_per_worker))
     model = build_classifier(config, arm, world)
     trained = storage.trials / job.experiment_id
     if world.give(storage.is_finished(job.experiment_id, ())):
@@ -163,8 +166,11 @@ def build_classifier(config: ExperimentConfig, arm: ArmData, world: World) -> Cl
     if config.compute.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if config.compute.compile:
+        # A graph for each length that texts are padded to, for whole batches and the last, and for
+        # training and scoring.
+        torch._dynamo.config.recompile_limit = 8 * len(padded_lengths(config))
         for encoder in model.encoders.values():
-            encoder.compile()  # in place: names in the state stay as they are
+            encoder.compile(dynamic=False)  # in place: names in the state stay as they are
     return model
 
 
@@ -204,6 +210,14 @@ def _write_folder(
         from cxr_ray.report.scoring import score_folder
 
         score_folder(folder, config.evaluation)
+
+
+def _room_for_packs(device: torch.device, gpus_per_worker: float) -> int:
+    """Return how many bytes of packs may lie on a device: half of a trial's share of a GPU."""
+    if device.type != "cuda":
+        return 0
+    free, whole = torch.cuda.mem_get_info(device)
+    return int(min(free, whole * min(1.0, gpus_per_worker)) / 2)
 
 
 class _LeaseWatch:

@@ -53,4 +53,6 @@ class World:
 
     def agree(self, condition: bool) -> bool:
         """Return True on every worker where it is True on any."""
+        if self.size == 1:
+            return condition  # without waiting for the device
         return bool(self.sum(torch.tensor(int(condition), device=self.device)))

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 from prepared_phantom import tiny_config
+from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from cxr_ray.data import order
 from cxr_ray.errors import TrialError, TrialStopped
 from cxr_ray.training import loop
 from cxr_ray.training.checkpoint import (
@@ -137,7 +139,7 @@ class Interrupted(Exception):
     [
         {"fusion__modalities": "image"},
         {"fusion__modalities": "text"},
-        {"fusion__modalities": ["image", "text"]},
+        {"image__freeze": "conv1,layer1", "text__freeze": "all"},
         ALL_OF_FUSION,
     ],
 )
@@ -163,6 +165,9 @@ def test_an_interrupted_training_continues_to_the_same_bits(phantom, tmp_path, f
     assert adopt_checkpoint(attempts, second, COMPUTE)
     assert load_state(second / LAST_FILE)["epoch"] == (2 if how == "after_an_epoch" else 1)
     continued, again, _ = trained(phantom, config, second)
+    frozen = {name for name, value in again.named_parameters() if not value.requires_grad}
+    assert bool(frozen) is ("text__freeze" in fusion)
+    assert not frozen & load_state(second / LAST_FILE)["model"].keys()
     assert without_seconds(continued) == without_seconds(whole)
     assert same_weights(weights(again), weights(model))
     records = arm.indices("test", own=False)
@@ -274,11 +279,15 @@ def test_the_first_attempt_has_nothing_to_adopt(tmp_path):
     assert not adopt_checkpoint(tmp_path, tmp_path / "first", COMPUTE)
 
 
-def test_a_loss_that_is_not_finite_fails_the_trial_with_its_place(phantom, tmp_path):
-    config = tiny_config(fusion__modalities="text")
+def test_a_loss_that_is_not_finite_fails_the_trial_with_its_place(phantom, tmp_path, monkeypatch):
+    config = tiny_config(fusion__modalities="text", train__batch=16, train__max_epochs=1)
     arm = phantom.arm(config)
     model = build_classifier(config, arm, World())
     model.head.linear.bias.data.fill_(float("nan"))
+    whole = trained(phantom, config, tmp_path / "whole")[0]
+    # Where a device should not be waited for, losses are looked at some steps later.
+    monkeypatch.setitem(loop.LOOK_STEPS, "cpu", 3)
+    assert without_seconds(trained(phantom, config, tmp_path / "late")[0]) == without_seconds(whole)
     with pytest.raises(TrialError, match="training loss is nan in epoch 0, step 0"):
         fit(
             config,
@@ -383,4 +392,26 @@ def test_half_precision_rounds_features_but_no_logit(phantom, tmp_path):
     joined = np.concatenate([scores.features["image"], scores.features["text"]], axis=1)
     weight, bias = (p.detach().double().numpy() for p in model.head.parameters())
     assert np.abs(joined.astype(float) @ weight[0] + bias - scores.logits).max() < 1e-5
+    whole = score(tiny_config(), arm, model, scores.records, World())
+    assert not np.array_equal(whole.logits, scores.logits)
+    assert np.abs(whole.logits - scores.logits).max() < 0.1 * np.ptp(whole.logits)
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_model_trains_alike_with_a_graph_for_each_of_few_lengths(
+    phantom, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(order, "LENGTH_STEP", 32)
+    fields = {"fusion__modalities": "text", "train__max_epochs": 1, "train__batch": 20}
+    plain, model, _ = trained(phantom, tiny_config(**EXACT | fields), tmp_path / "plain")
+    config = tiny_config(**EXACT | fields, compute__compile=True)
+    assert order.padded_lengths(config) == (32, 64)
+    counters.clear()
+    compiled, again, _ = trained(phantom, config, tmp_path / "compiled")
+    # Both lengths, whole batches and the last ones, in training and in scoring.
+    assert 2 <= counters["stats"]["unique_graphs"] <= 8
+    assert compiled[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], abs=1e-9)
+    assert compiled[0]["val_loss"] == pytest.approx(plain[0]["val_loss"], abs=1e-9)
+    assert weights(again).keys() == weights(model).keys()
