@@ -18,6 +18,7 @@ from pathlib import Path
 import against_plain
 import cohort
 import decoders
+import frozen
 import loader
 import scaling
 import tax
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "scaling": scaling.measure,
     "cohort": cohort.measure,
     "decoders": decoders.measure,
+    "frozen": frozen.measure,
     "text": text.measure,
 }
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
