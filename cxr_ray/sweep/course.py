@@ -86,7 +86,7 @@ class GridCourse(Course):
     def run(self, execution: Execution) -> None:
         """Train what is missing."""
         if missing := self._missing():
-            execution.run(GridQueue(missing))
+            execution.run(GridQueue(missing), missing)
 
     def left(self, failed: Mapping[str, str]) -> int:
         """Return how many trials were interrupted."""

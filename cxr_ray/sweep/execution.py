@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.layers import flat_parameters
+from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.auditing import SweepAudit
-from cxr_ray.sweep.plan import LeftOut
+from cxr_ray.sweep.plan import LeftOut, Member
 from cxr_ray.sweep.queue import TrialQueue
 from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.study import Study
@@ -103,14 +105,23 @@ class Execution:
         self._phase: str | None = None
         self.failed: dict[str, str] = {}
 
-    def run(self, queue: TrialQueue, phase: str | None = None) -> None:
-        """Train what a queue hands out; in a later ``phase`` only the parts that are not scored."""
+    def run(
+        self, queue: TrialQueue, reads: Sequence[Member], phase: str | None = None
+    ) -> None:
+        """Train what a queue hands out; in a later ``phase`` only the parts that are not scored.
+
+        Parameters
+        ----------
+        reads
+            Members that stand for whatever a trial of the queue may read.
+        """
         from cxr_ray.sweep.runner import run_trials
 
         self._phase = phase
         if phase is not None:
             self._listener.phase(phase)
         self._ray()
+        self._cache_frozen(reads)
         self._ray.check_data(self._cohorts, gpus=self._need.gpus_per_worker > 0)
         self.failed |= run_trials(
             self._storage,
@@ -122,6 +133,24 @@ class Execution:
             git_commit=self._git_commit,
             on_event=self._follow,
         )
+
+    def _cache_frozen(self, reads: Sequence[Member]) -> None:
+        """Compute what frozen stages make of the packs, once for all the trials that read it."""
+        by_cohort: dict[str, list[tuple[ExperimentConfig, DataKeys]]] = {}
+        for member in reads:
+            if member.config.caches:
+                by_cohort.setdefault(member.keys.cohort, []).append((member.config, member.keys))
+        for wanted in by_cohort.values():
+            from cxr_ray.data.fan_out import ray_tasks
+            from cxr_ray.training.frozen import cache_frozen
+
+            cache_frozen(
+                self._storage,
+                wanted,
+                fan_out=ray_tasks(self._storage),
+                progress=self._listener.preparing,
+                driver=self._driver,
+            )
 
     def _follow(self, event: "TrialEvent") -> None:
         from cxr_ray.report.out_of_fold import gather_fits

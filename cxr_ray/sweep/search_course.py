@@ -116,11 +116,11 @@ class SearchCourse(Course):
     def run(self, execution: Execution) -> None:
         """Train what is missing, then score the test part of the winner and of trial 0."""
         if self.search.waiting or self.search.to_ask != 0:
-            execution.run(self.search)
+            execution.run(self.search, self._plan.plan.selected)
         if not self.search.waiting and not (self.search.to_ask and self._deadline is None):
             untested = [m for m in self._final() if not self._storage.is_finished(m.trained_id)]
             if untested:
-                execution.run(GridQueue(untested), phase="scoring the test part")
+                execution.run(GridQueue(untested), untested, phase="scoring the test part")
 
     def record(self, study: Study) -> Sequence[Mapping[str, Any]]:
         """Bring the study's record up to date and return its members as described there."""

@@ -222,8 +222,6 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
         for sentence in (*study.changes, *course.remarks):
             listener.warn(sentence)
         asked, missing = course.counts()
-        if missing:
-            _cache_frozen(plan, planned.search is not None, storage, ray, driver, listener)
         counted = [_count(manifest) for manifest in manifests.values()]
         listener.planned(asked, missing, plan.left_out, counted)
         return _run_course(
@@ -368,31 +366,3 @@ def _prepare_missing(planned: PlannedSweep, ray: RayStart, driver: str, listener
         )
     for member in planned.plan.selected:
         fetch_for_audit(planned.storage, member.keys)
-
-
-def _cache_frozen(
-    plan: Plan, is_search: bool, storage: Storage, ray: RayStart, driver: str, listener: Listener
-) -> None:
-    """Compute what the frozen stages of missing trials make of their packs, once for all of them.
-
-    A search's members stand for every pack that a trial may read.
-    """
-    for group in plan.by_cohort():
-        lacking = [
-            member
-            for member in group
-            if member.config.caches and (is_search or not storage.is_finished(member.trained_id))
-        ]
-        if not lacking:
-            continue
-        from cxr_ray.training.frozen import cache_frozen, is_cached
-
-        wanted = [(member.config, member.keys) for member in lacking]
-        if all(is_cached(storage, *each) for each in wanted):
-            continue
-        from cxr_ray.data.fan_out import ray_tasks
-
-        ray()
-        cache_frozen(
-            storage, wanted, fan_out=ray_tasks(storage), progress=listener.preparing, driver=driver
-        )
