@@ -168,7 +168,7 @@ def build_classifier(config: ExperimentConfig, arm: ArmData, world: World) -> Cl
     if config.compute.compile:
         # A graph for each length that texts are padded to, for whole batches and the last, and for
         # training and scoring.
-        torch._dynamo.config.recompile_limit = 8 * len(padded_lengths(config))
+        torch._dynamo.config.cache_size_limit = 8 * len(padded_lengths(config))
         for encoder in model.encoders.values():
             encoder.compile(dynamic=False)  # in place: names in the state stay as they are
     return model
