@@ -105,9 +105,7 @@ class Execution:
         self._phase: str | None = None
         self.failed: dict[str, str] = {}
 
-    def run(
-        self, queue: TrialQueue, reads: Sequence[Member], phase: str | None = None
-    ) -> None:
+    def run(self, queue: TrialQueue, reads: Sequence[Member], phase: str | None = None) -> None:
         """Train what a queue hands out; in a later ``phase`` only the parts that are not scored.
 
         Parameters

@@ -82,6 +82,7 @@ def cache_frozen(
             for target, prefix in missing.items():
                 fetch_pack(storage, target)
                 if not target.is_dir():  # another run may have been first
+                    fetch_pack(storage, prefix.pack)
                     _fill(target, prefix, fan_out, progress)
                 storage.home.publish(target)
     finally:
