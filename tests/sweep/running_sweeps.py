@@ -1,8 +1,11 @@
 """Sweeps in processes of their own, and what can be seen of them from outside."""
 
+import json
+import os
 import time
 from pathlib import Path
 
+PLANTED = Path(__file__).with_name("planted")
 SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 
 
@@ -54,3 +57,11 @@ def checkpoints(storage):
 
 def finished(storage):
     return sorted(path.parent for path in Path(storage).glob("trials/*/result.json"))
+
+
+def planted(*kills, **further):
+    """The environment of a sweep with faults in its processes, as ``planted/`` describes them."""
+    chosen = {"PLANTED_FAULTS": json.dumps(kills)}
+    chosen |= {f"PLANTED_{name.upper()}": str(value) for name, value in further.items()}
+    path = os.pathsep.join(filter(None, [str(PLANTED), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **chosen}

@@ -1,18 +1,33 @@
 """What happens in days: killed processes, Ctrl-C, a full disk, a diverging trial, two at once."""
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from running_sweeps import SWEEP, checkpoints, ended, finished, trial_processes, wait_for
+from running_sweeps import (
+    SWEEP,
+    checkpoints,
+    ended,
+    finished,
+    planted,
+    trial_processes,
+    wait_for,
+)
+
+from cxr_ray.report.trial_folder import read_history
+from cxr_ray.training.checkpoint import load_state
 
 pytestmark = pytest.mark.slow
 
@@ -25,21 +40,7 @@ axes:
     other: {train.lr: OTHER}
 """
 TRIALS = 3
-FULL_DISK = """
-import errno
-import os
-
-make = os.mkdir
-
-
-def refuse(path, *mode, **where):
-    if os.path.basename(path) == "model":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    make(path, *mode, **where)
-
-
-os.mkdir = refuse
-"""
+ANSWER_SECONDS = 0.2
 
 
 @pytest.fixture
@@ -93,12 +94,14 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint_to_the_same_numb
     assert probabilities(tmp_path / "runs") == probabilities(tmp_path / "undisturbed")
 
 
-def test_twenty_trials_on_two_slots_end(started, tmp_path):
+def test_twenty_trials_on_two_slots_end_though_their_tracker_was_never_there(started, tmp_path):
     levels = "".join(f"    r{i}: {{train.lr: {(i + 1) / 1e4}}}\n" for i in range(20))
     grid = "title: Many\nbase: {fusion.modalities: [text]}\naxes:\n  rate:\n" + levels
-    code, _, err = ended(started(epochs=1, grid=grid, further=("--max-concurrent", "2")))
+    further = ("--max-concurrent", "2", "--mlflow-uri", "http://127.0.0.1:9")
+    code, _, err = ended(started(epochs=1, grid=grid, further=further))
     assert code == 0, err
     assert len(finished(tmp_path / "runs")) == 20
+    assert "is incomplete" in err and "the same command logs what is missing" in err
 
 
 def test_a_trial_that_diverges_fails_alone_with_its_reason(started, tmp_path):
@@ -143,19 +146,36 @@ def test_ctrl_c_twice_ends_at_once(started, tmp_path):
     assert time.monotonic() - began < 15
 
 
-def test_a_disk_that_is_full_fails_the_trial_with_the_systems_own_words(started, tmp_path):
-    whole = ended(started())
-    assert whole[0] == 0, whole[2]
-    # What Python runs at its start, workers too: the weights of a new trial find no space.
-    (tmp_path / "sitecustomize.py").write_text(FULL_DISK)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    code, out, err = ended(started(other="0.003", env={**os.environ, "PYTHONPATH": path}))
-    assert code == 1, out + err
-    assert "failed: text-full-bce-other: OSError: [Errno 28] No space left on device" in out
-    assert len(finished(tmp_path / "runs")) == TRIALS
-    again = ended(started(other="0.003"))
-    assert again[0] == 0, again[2]
-    assert len(finished(tmp_path / "runs")) == TRIALS + 1
+def test_a_storage_that_cannot_be_written_loses_nothing_and_says_why(started, tmp_path):
+    storage, flag = tmp_path / "runs", tmp_path / "runs.readonly"
+    process = started(epochs=15, env=planted(readonly=storage))
+    wait_for(lambda: finished(storage), "a first finished trial")
+    flag.touch()
+    code, _, err = ended(process)
+    assert code == 1
+    assert "Read-only file system: '" in err
+    assert "what was finished is kept, and the same command continues" in err
+    assert "Traceback" not in err
+    flag.unlink()
+    before = {path: path.read_bytes() for path in storage.glob("trials/*/result.json")}
+
+    # The second half of a checkpoint finds no space.
+    code, out, err = ended(started(epochs=15, env=planted(full="last.pt")))
+    assert code == 1, err
+    assert "OSError: [Errno 28] No space left on device" in out
+    assert "Traceback" not in err
+    assert {path.read_bytes() for path in storage.glob("running/*/*/.last.pt")} != {b""}
+    rows = {path.parent.parent.name: load_state(path)["history"] for path in checkpoints(storage)}
+    assert rows
+
+    code, _, err = ended(started(epochs=15))
+    assert code == 0, err
+    assert len(finished(storage)) == TRIALS
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    for folder in finished(storage):
+        saved = rows.get(folder.name, [])
+        assert read_history(folder)[: len(saved)] == saved
 
 
 def test_two_sweeps_at_once_train_each_experiment_once(started, tmp_path):
@@ -171,10 +191,11 @@ def test_two_sweeps_at_once_train_each_experiment_once(started, tmp_path):
 
 @pytest.fixture
 def server(tmp_path):
-    """Start an MLflow server at one place, as often as it is called, and end the last one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Start an MLflow server at one place, as often as it is called, and end the last one.
+
+    What asks at ``address`` waits a while for every answer.
+    """
+    port = free_port()
     running = []
 
     def start():
@@ -194,12 +215,53 @@ def server(tmp_path):
         wait_for(lambda: answers(port), "the server's start")
         return process
 
-    start.address = f"http://127.0.0.1:{port}"
+    slow = ThreadingHTTPServer(("127.0.0.1", 0), partial(SlowRelay, port))
+    threading.Thread(target=slow.serve_forever, daemon=True).start()
+    start.address = f"http://127.0.0.1:{slow.server_port}"
     yield start
+    slow.shutdown()
     for process in running:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+class SlowRelay(BaseHTTPRequestHandler):
+    """Passes every request on to a server, late."""
+
+    def __init__(self, port, *further):
+        self._port = port
+        super().__init__(*further)
+
+    def do_GET(self):
+        time.sleep(ANSWER_SECONDS)
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        asked = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        try:
+            asked.request(self.command, self.path, content or None, dict(self.headers))
+            answer = asked.getresponse()
+            body = answer.read()
+        except OSError:
+            self.close_connection = True  # as the server itself would
+            return
+        self.send_response(answer.status)
+        for name in ("Content-Type", "ETag"):
+            if name in answer.headers:
+                self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def answers(port):
@@ -210,7 +272,7 @@ def answers(port):
         return False
 
 
-def test_an_mlflow_server_that_was_away_for_a_while_is_complete_afterwards(
+def test_a_slow_mlflow_server_that_was_away_for_a_while_is_complete_afterwards(
     started, server, tmp_path
 ):
     first = server()

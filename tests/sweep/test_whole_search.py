@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from running_sweeps import SWEEP, checkpoints, ended, wait_for
 
 from cxr_ray.report.trial_folder import read_predictions
 
 pytestmark = pytest.mark.slow
 
-SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 SPACE = """
 title: Does a small text model learn faster?
 base: {fusion.modalities: [text], train.max_epochs: 6}
@@ -30,14 +29,14 @@ start_from: {loss.kind: bce}
 TRIALS = 6
 
 
-def command(storage, trials):
+def command(storage, trials, content=SPACE, *further):
     space = storage.parent / "small.yaml"
-    space.write_text(SPACE)
+    space.write_text(content)
     return [
         sys.executable, str(SWEEP), "--search", str(space), "--trials", str(trials),
         "--profile", "tiny", "--storage", str(storage),
         # Enough positives for a winner that is no tie.
-        "--set", "phantom.patients=300", "phantom.positive_share=0.4",
+        "--set", "phantom.patients=300", "phantom.positive_share=0.4", *further,
     ]  # fmt: skip
 
 
@@ -185,3 +184,42 @@ def test_the_same_command_again_trains_nothing_and_more_trials_add_some(searched
     )  # fmt: skip
     assert best.returncode == 0, best.stderr
     assert best.stdout.count("  done") == len(re.findall(r"-(?:found|trial_0) ", best.stdout))
+
+
+FRONT = """
+title: What is a second of training worth?
+base: {fusion.modalities: [text], train.max_epochs: 20, train.patience: 1000}
+parameters:
+  train.lr: {float: [1.0e-5, 1.0e-2], log: true}
+  train.batch: {choices: [8, 32, 128]}
+objective: [val_average_precision, train_seconds]
+"""
+
+
+def test_a_search_that_ctrl_c_ended_goes_on_with_what_it_had_asked_until_its_time_is_over(
+    tmp_path,
+):
+    """Two objectives, and no number of trials that could be reached."""
+    storage = tmp_path / "runs"
+    limited = command(storage, 200, FRONT, "--time-budget", "15s")
+    process = subprocess.Popen(limited, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: checkpoints(storage), "a first checkpoint")
+    process.send_signal(signal.SIGINT)
+    code, out, err = ended(process, timeout=90)
+    assert code == 1
+    assert "the same command continues" in out + err
+    assert "Traceback" not in err
+    before, kept = asked(storage), checkpoints(storage)
+    assert before and kept
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    after = asked(storage)
+    assert after[: len(before)] == before
+    assert len(before) <= len(after) < 200
+    assert {entry["experiment_id"] for entry in after} == set(results(storage))
+    assert not list(storage.glob("running/*/*"))
+    folder = storage / "studies/small"
+    assert (folder / "search_pareto.png").read_bytes().startswith(b"\x89PNG")
+    table = pd.read_csv(folder / "search.csv")
+    assert set(table["status"]) == {"done"}
+    assert not table[["val_average_precision", "train_seconds"]].isna().any(axis=None)

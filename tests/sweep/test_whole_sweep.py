@@ -1,20 +1,20 @@
 """The main job as its user runs it: on a real local Ray, killed, resumed and run again."""
 
+import contextlib
 import json
-import os
+import random
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from running_sweeps import SWEEP, planted
 
-SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 TIMINGS = ["train_seconds"]
 
 
@@ -62,23 +62,51 @@ def undisturbed(tmp_path_factory):
     return storage, done
 
 
+# Where the driver is killed, in the order in which one sweep gets there: an audit event of Python
+# and the path that it is about, and how often it is let pass.
+KILLS = {
+    "before the first lease": ("open", r"running/\w+/\.lease-guard$", 0),
+    "between the best weights and the checkpoint": ("open", r"/\.last\.pt$", 1),
+    "between the weights and the result": ("open", r"finished/result\.json$", 0),
+    "between a trial's end and that of its lease": ("shutil.rmtree", r"running/\w+$", 0),
+    "while a child is logged": ("open", r"mlartifacts/.*roc\.png$", 0),
+    "while tables are written": ("open", r"studies/paper12/comparisons\.csv$", 0),
+}
+RANDOM_KILLS = 3
+
+
 @pytest.fixture(scope="module")
 def killed_and_resumed(tmp_path_factory):
-    """Kill the driver once some trials have finished, then run the same command."""
+    """Kill the driver at named moments and at random ones, and run the same command each time."""
     storage = tmp_path_factory.mktemp("killed")
-    driver = subprocess.Popen(
-        sweep_command(storage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 300
-    while len(finished(storage)) < 3 and time.monotonic() < deadline:
-        assert driver.poll() is None, "the sweep ended before it could be killed"
-        time.sleep(0.05)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    before = {identity: path.stat().st_mtime_ns for identity, path in finished(storage).items()}
+    log = storage.with_name("checkpoints")
+    before, happened = {}, []
+
+    def run_until(what, faults=(), seconds=300.0):
+        driver = subprocess.Popen(
+            sweep_command(storage),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=planted(*faults, log=log),
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            driver.wait(timeout=seconds)
+        driver.kill()
+        happened.append(f"{what}: {driver.wait()}, {len(finished(storage))} finished")
+        for identity, path in finished(storage).items():
+            before.setdefault(identity, path.stat().st_mtime_ns)
+
+    *named, last = KILLS.items()
+    for what, fault in named:
+        run_until(what, [fault])
+    for _ in range(RANDOM_KILLS):
+        seconds = random.uniform(1, 14)
+        run_until(f"after {seconds:.2f} s", seconds=seconds)
+    run_until(last[0], [last[1]])
     done = run_sweep(storage)
     assert done.returncode == 0, done.stderr
-    return storage, before
+    print(*happened, sep="\n")  # shown where a test fails
+    return storage, before, happened, log.read_text().splitlines()
 
 
 def test_one_command_trains_compares_and_tracks_twelve_models(undisturbed):
@@ -168,16 +196,36 @@ def test_the_same_command_again_trains_nothing_and_changes_no_byte(undisturbed):
     assert len([r for r in children(storage)[1] if "experiment_id" in r.data.tags]) == 12
 
 
-def test_a_killed_sweep_goes_on_without_touching_what_was_finished(killed_and_resumed):
-    storage, before = killed_and_resumed
-    assert 3 <= len(before) < 12
-    assert len(finished(storage)) == 12
+def test_a_sweep_whose_driver_is_killed_ten_times_repeats_no_finished_trial(killed_and_resumed):
+    storage, before, happened, _ = killed_and_resumed
+    assert len(happened) == len(KILLS) + RANDOM_KILLS
+    assert all(f": {-signal.SIGKILL}, " in each for each in happened), happened
+    assert len(before) == len(finished(storage)) == 12
     for identity, when in before.items():
-        assert finished(storage)[identity].stat().st_mtime_ns == when
+        assert finished(storage)[identity].stat().st_mtime_ns == when, happened
+    assert not list(storage.glob("running/*/*"))
     _, runs = children(storage)
     trials = [run.data.tags["experiment_id"] for run in runs if "experiment_id" in run.data.tags]
     assert sorted(trials) == sorted(finished(storage))
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_killed_sweep_repeats_at_most_the_epoch_under_way_of_an_unfinished_trial(
+    killed_and_resumed,
+):
+    storage, _, happened, checkpoints = killed_and_resumed
+    furthest, attempts = dict.fromkeys(finished(storage), 0), {}
+    for line in checkpoints:
+        identity, attempt, epochs = line.split()
+        if attempts.get(identity) != attempt:  # its last worker may have ended an epoch meanwhile
+            assert int(epochs) >= furthest[identity], (checkpoints, happened)
+            attempts[identity] = attempt
+        furthest[identity] = max(furthest[identity], int(epochs))
+    for identity, path in finished(storage).items():
+        assert furthest[identity] == json.loads(path.read_text())["epochs"]
+        assert len([line for line in checkpoints if line.startswith(identity)]) <= (
+            furthest[identity] + len(happened)
+        )
 
 
 def test_a_killed_and_resumed_sweep_gives_the_bytes_of_an_undisturbed_one(
@@ -187,11 +235,12 @@ def test_a_killed_and_resumed_sweep_gives_the_bytes_of_an_undisturbed_one(
     assert first.keys() == second.keys()
     for identity in first:
         assert first[identity].tobytes() == second[identity].tobytes()
-    tables = [
-        pd.read_csv(storage / "studies/paper12/leaderboard.csv").drop(columns=TIMINGS)
-        for storage in (undisturbed[0], killed_and_resumed[0])
-    ]
-    pd.testing.assert_frame_equal(*tables)
+    for name, timings in (("leaderboard", TIMINGS), ("comparisons", []), ("sensitivity", [])):
+        tables = [
+            pd.read_csv(storage / f"studies/paper12/{name}.csv").drop(columns=timings)
+            for storage in (undisturbed[0], killed_and_resumed[0])
+        ]
+        pd.testing.assert_frame_equal(*tables)
 
 
 def test_another_profile_under_the_same_study_name_is_refused(undisturbed):
