@@ -6,6 +6,7 @@ The aim is under .5 s.
 """
 
 import argparse
+import json
 import os
 import platform
 import tempfile
@@ -25,7 +26,7 @@ from cxr_ray.sweep.resources import TrialResources
 
 
 def finish_at_once(config: dict[str, Any]) -> None:
-    job = config["job"]
+    job = json.loads(config["job"])
     folder = Path(job["storage"]) / "trials" / job["experiment_id"]
     folder.mkdir()
     (folder / "result.json").write_text("{}")

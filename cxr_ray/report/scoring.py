@@ -45,11 +45,11 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     ``val_accuracy``; ``recipe``. A trial without predictions of the test part has no test set and
     no pictures.
     """
-    recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
+    recipe = scoring_recipe(folder, config)
     if not has_test(folder):
         predictions = read_predictions(folder)
         return {
-            "recipe": {**recipe, "parts": ["val"]},
+            "recipe": recipe,
             "test_sets": {},
             "sensitivity": [],
             "contribution": [],
@@ -95,6 +95,12 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     }
     write_whole(path, json.dumps(scores, indent=1))
     return scores
+
+
+def scoring_recipe(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
+    """Return the recipe that `score_folder` scores a trial folder by, without scoring it."""
+    recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
+    return recipe if has_test(folder) else {**recipe, "parts": ["val"]}
 
 
 Labelled = tuple[NDArray[np.int8], NDArray[np.float64]]

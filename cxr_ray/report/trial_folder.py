@@ -98,5 +98,7 @@ def has_test(folder: Path) -> bool:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the resolved config that a trial was trained with."""
-    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text())
+    # The safe loader in C, which is ten times as fast, where PyYAML was built with it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    config: dict[str, Any] = yaml.load((folder / "config.yaml").read_text(), Loader=loader)
     return config

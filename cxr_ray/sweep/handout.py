@@ -1,6 +1,7 @@
 """Handing a sweep's members to Ray Tune as jobs, and following what becomes of them."""
 
 import functools
+import json
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -157,7 +158,8 @@ class Handout(Searcher):
             git_commit=self._git_commit,
             **asdict(self._need),
         )
-        self._found = {"job": asdict(job)}
+        # As one text: Tune flattens, copies and keeps the fields of every trial's config.
+        self._found = {"experiment_id": identity, "job": json.dumps(asdict(job))}
         return True
 
     @_until_the_storage_fails

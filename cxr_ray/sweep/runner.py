@@ -4,6 +4,7 @@ The truth about a trial is its own folder. Tune schedules, reports and retries; 
 back from its results, so that a kill at any moment loses no finished trial.
 """
 
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.stopper import CombinedStopper
 
 from cxr_ray.errors import InputError, TrialError, TrialStopped
@@ -144,6 +146,7 @@ def _tune(handout: Handout, need: TrialResources, slots: int) -> None:
             tune.with_resources(_train_in_trial, resources),
             tune_config=tune.TuneConfig(
                 search_alg=handout,
+                scheduler=_AsHandedOut(),
                 num_samples=-1,
                 reuse_actors=need.workers == 1,
                 max_concurrent_trials=slots,
@@ -161,6 +164,16 @@ def _tune(handout: Handout, need: TrialResources, slots: int) -> None:
         tuner.fit()
     for identity, reason in starved.reasons.items():
         handout.ended(identity, reason)
+
+
+class _AsHandedOut(FIFOScheduler):
+    """Starts trials in the order they are handed out, as Tune does where no scheduler chooses one.
+
+    Its FIFO scheduler goes through all trials that there ever were at every step, to choose alike.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Choose none."""
 
 
 class _Follow(tune.Callback, tune.Stopper):
@@ -217,13 +230,13 @@ class _Follow(tune.Callback, tune.Stopper):
 
 
 def _identity(trial: Any) -> str:
-    identity: str = trial.config["job"]["experiment_id"]
+    identity: str = trial.config["experiment_id"]
     return identity
 
 
 def _train_in_trial(config: dict[str, Any]) -> None:
     """Train one job inside a Tune trial: here, or as a group of DDP workers."""
-    job = Job(**config["job"])
+    job = Job(**json.loads(config["job"]))
     try:
         if job.workers > 1:
             from cxr_ray.training.distributed import run_distributed

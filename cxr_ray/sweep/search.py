@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,12 +85,15 @@ class Search:
         self.space, self._fixed, self._storage, self._ledger = space, fixed, storage, ledger
         self._member_of, self._limit, self._deadline = member_of, trials, deadline
         self._directions, self._keep = space.directions, keep
-        self._without_weights: set[int] = set()
+        self._with_weights: list[SearchTrial] = []
         self.trials: dict[int, SearchTrial] = {}
         self.foreign: list[int] = []
         """Numbers of trials that were asked for under other settings."""
         self._again: deque[int] = deque()
-        self._first: dict[str, int] = {}
+        # No look at all trials for what concerns one: a search may have ten thousand.
+        self._same: dict[str, list[SearchTrial]] = {}
+        self._trial_0 = space.starts(fixed)[0]
+        self._reference: SearchTrial | None = None
         self._optuna: dict[int, Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -122,7 +125,7 @@ class Search:
 
     def epoch(self, member: Member, figures: Mapping[str, Any]) -> str | None:
         """Take an epoch's figures, and return why the trial is to end now, or None."""
-        trial = self.trials[self._first[member.trained_id]]
+        trial = self._same[member.trained_id][0]
         if figures["epoch"] < len(trial.history):
             return None  # heard before another driver took the trial, and gave it back
         trial.history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
@@ -142,8 +145,8 @@ class Search:
     def ended(self, member: Member, status: str, reason: str | None = None) -> None:
         """Tell the sampler how a trial ended, and all that were the same experiment."""
         identity = member.trained_id
-        for trial in self.trials.values():
-            if trial.asked.experiment_id == identity and trial.status == "waiting":
+        for trial in self._same[identity]:
+            if trial.status == "waiting":
                 if status == "finished":
                     self._take_result(trial)
                 elif trial.same_as is None:
@@ -156,13 +159,11 @@ class Search:
 
     def best(self, count: int = 1) -> list[SearchTrial]:
         """Return the finished trials with the best first objective, each experiment once."""
-        done = [t for t in self.trials.values() if t.status == "finished" and t.same_as is None]
-        sign = -1 if self._directions[0] == "maximize" else 1
-        return sorted(done, key=lambda t: sign * t.values[0])[:count]
+        return self._ranked(self.trials.values())[:count]
 
     def reference(self) -> SearchTrial | None:
         """Return the trial of the paper's values, if it was asked for."""
-        found = self._find(self.space.starts(self._fixed)[0])
+        found = self._reference
         return found if found is None or found.same_as is None else self.trials[found.same_as]
 
     @property
@@ -250,14 +251,18 @@ class Search:
         """Take an asked trial in: told at once where its end is known, else to be run."""
         trial = SearchTrial(entry, member, reason=entry.reason)
         self.trials[entry.number] = trial
+        if self._reference is None and dict(entry.parameters) == dict(self._trial_0):
+            self._reference = trial
         if member is None or entry.experiment_id is None:
             self._tell(trial, "failed")
             return trial
         identity = entry.experiment_id
-        first = self._first.setdefault(identity, entry.number)
-        if first != entry.number:
-            trial.same_as = first
-            trial.reason = f"the same experiment as trial {first}"
+        same = self._same.setdefault(identity, [])
+        same.append(trial)
+        twin = same[0]
+        if twin is not trial:
+            trial.same_as = twin.asked.number
+            trial.reason = f"the same experiment as trial {trial.same_as}"
         how = ended.get(identity, {})
         if self._storage.is_finished(identity, self.parts):
             self._take_result(trial)
@@ -268,11 +273,9 @@ class Search:
             trial.history = list(how.get("history", ()))
             self._replay(trial)
             self._tell(trial, "pruned")
-        elif trial.same_as is not None:
-            twin = self.trials[first]
-            if twin.status != "waiting":
-                trial.values, trial.history = twin.values, twin.history
-                self._tell(trial, twin.status)
+        elif twin is not trial and twin.status != "waiting":
+            trial.values, trial.history = twin.values, twin.history
+            self._tell(trial, twin.status)
         return trial
 
     def _take_result(self, trial: SearchTrial) -> None:
@@ -301,25 +304,28 @@ class Search:
         if status == "finished" and not all(map(math.isfinite, trial.values)):
             status, trial.reason = "failed", f"its {self.space.objectives[0]} is no number"
         trial.status = status
+        if status == "finished":
+            self._with_weights.append(trial)
         values = list(trial.values) if status == "finished" else None
         self.study.tell(trial.asked.number, values, state=_STATES[status])
 
+    def _ranked(self, trials: Iterable[SearchTrial]) -> list[SearchTrial]:
+        """Order the finished ones by the first objective, each experiment once."""
+        done = [t for t in trials if t.status == "finished" and t.same_as is None]
+        sign = -1 if self._directions[0] == "maximize" else 1
+        return sorted(done, key=lambda t: sign * t.values[0])
+
     def _drop_weights(self) -> None:
         """Remove the weights of trials that are neither among the best so far nor trial 0."""
-        kept = {trial.asked.number for trial in self.best(self._keep)}
-        reference = self.reference()
-        for number, trial in self.trials.items():
-            identity = trial.asked.experiment_id
-            if (
-                trial.status == "finished"
-                and number not in kept | self._without_weights
-                and trial is not reference
-                and identity is not None
-            ):
-                self._without_weights.add(number)
-                if not self._storage.is_finished(identity):  # else it is some grid's as well
-                    weights = self._storage.trials / identity / WEIGHTS_FILE
-                    self._storage.home.discard(weights.parent)
+        ranked = self._ranked(self._with_weights)
+        self._with_weights = ranked[: self._keep]
+        for trial in ranked[self._keep :]:
+            identity = str(trial.asked.experiment_id)
+            if trial is self.reference():
+                self._with_weights.append(trial)
+            elif not self._storage.is_finished(identity):  # else it is some grid's as well
+                weights = self._storage.trials / identity / WEIGHTS_FILE
+                self._storage.home.discard(weights.parent)
 
     def _find(self, parameters: Mapping[str, Value]) -> SearchTrial | None:
         for trial in self.trials.values():

@@ -1,5 +1,6 @@
 """What a search's trials say of its parameters: their importance, and the pictures."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,19 +52,24 @@ def measure_importance(search: Search) -> pd.DataFrame:
     """
     study, measured = comparable_trials(search)
     done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    rows = []
     everywhere = [n for n in search.space.parameters if all(n in t.params for t in done)]
+
+    @functools.cache
+    def share_out(*further: str) -> dict[str, float]:
+        return optuna.importance.get_param_importances(
+            study,
+            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+            params=[*everywhere, *further],
+            target=_first_objective,
+        )
+
+    rows = []
     for name in search.space.parameters:
         own = [t for t in done if name in t.params]
         spread = np.ptp([t.values[0] for t in own]) if own else 0.0
         if len(own) < FEWEST_FOR_IMPORTANCE or spread == 0:
             continue
-        shares = optuna.importance.get_param_importances(
-            study,
-            evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            params=[*everywhere, *([] if name in everywhere else [name])],
-            target=_first_objective,
-        )
+        shares = share_out() if name in everywhere else share_out(name)
         rows.append(
             {
                 "parameter": name,

@@ -9,6 +9,8 @@ from typing import Any
 import optuna
 import pandas as pd
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.report.result_table import ResultTable, format_share
@@ -22,7 +24,7 @@ from cxr_ray.sweep.study import Study
 TRIALS_FILE = "search.csv"
 IMPORTANCE_FILE = "importance.csv"
 BEST_FILE = "best.yaml"
-OPTUNA_FILE = "optuna.db"
+OPTUNA_FILE = "optuna.log"
 SHOWN_TRIALS = 10
 _SEARCH_FLAGS = ("--search", "--trials", "--time-budget", "--keep", "--study")
 
@@ -117,21 +119,21 @@ def table_of_trials(search: Search) -> str:
 
 
 def write_optuna(search: Search, name: str, path: Path) -> None:
-    """Write the study as an Optuna storage, for those who open it in its dashboard.
+    """Write the study as an Optuna journal, for those who open it in its dashboard.
 
-    It is a copy: nothing is ever read from it.
+    It is a copy: nothing is ever read from it. A database would take 14 ms a trial to write.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    storage = optuna.storages.RDBStorage(f"sqlite:///{aside}")
     try:
         copy = optuna.create_study(
-            storage=storage, study_name=name, directions=search.study.directions
+            storage=JournalStorage(JournalFileBackend(str(aside))),
+            study_name=name,
+            directions=search.study.directions,
         )
         states = optuna.trial.TrialState
         copy.add_trials(
             t for t in search.study.get_trials(deepcopy=False) if t.state != states.RUNNING
         )
-        storage.engine.dispose()
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ class StarvedStopper(tune.Callback, tune.Stopper):
         elif now - self._last_held > self._need.wait_for_room:
             wanted = " and ".join(f"{value:g} {unit}s" for unit, value in self._each.items())
             for trial in waiting:
-                self.reasons[trial.config["job"]["experiment_id"]] = (
+                self.reasons[trial.config["experiment_id"]] = (
                     f"no machine is left to run it: it needs {wanted}, and none has had them for "
                     f"{self._need.wait_for_room:g} s; the same command continues it"
                 )

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cxr_ray.config.identity import digest
 from cxr_ray.config.layers import flat_parameters
 from cxr_ray.config.schema import EvaluationConfig, ExperimentConfig
 from cxr_ray.report.external import external_folders, score_external
-from cxr_ray.report.scoring import FIGURES_FOLDER, score_folder
+from cxr_ray.report.scoring import FIGURES_FOLDER, score_folder, scoring_recipe
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
     read_config,
@@ -36,7 +37,8 @@ EPOCH_METRICS = {
     "val_average_precision": "val_full/average_precision",
 }
 _TEST_PREFIX = {"own": "test", "full": "test_full"}
-_BATCH = 1000
+# A call takes 1,000 entries in all, and 100 parameters of them.
+_BATCH = 800
 _PARAMETERS_BATCH = 100
 
 
@@ -68,6 +70,8 @@ class Tracker:
         self._local = uri.startswith("sqlite:")
         self._artifacts = artifacts
         self._children: dict[str, Run] = {}
+        # What each child that is whole was logged from, its tag as it is now.
+        self._logged: dict[str, str] = {}
         self._experiment = self._parent = ""
 
     def start(self, study: Mapping[str, Any]) -> None:
@@ -105,6 +109,11 @@ class Tracker:
         self._children = {
             run.data.tags["experiment_id"]: run for run in found if "experiment_id" in run.data.tags
         }
+        self._logged = {
+            identity: run.data.tags["logged"]
+            for identity, run in self._children.items()
+            if "logged" in run.data.tags and run.info.status != "RUNNING"
+        }
         tags = {
             "study": name,
             "study_uuid": study["uuid"],
@@ -127,34 +136,27 @@ class Tracker:
         from mlflow.entities import Metric
 
         result = read_result(folder)
-        config = ExperimentConfig.model_validate(read_config(folder))
         evaluation = EvaluationConfig.model_validate(study["evaluation"])
-        scores = score_folder(folder, evaluation)
-        external = {
-            each.name: score_external(each, evaluation) for each in external_folders(folder)
-        }
+        tests = external_folders(folder)
         # A trial trained again, scored by another recipe or tested elsewhere is logged anew.
-        made_by = [result["attempt"], scores["recipe"], *sorted(external)]
+        names = sorted(test.name for test in tests)
+        made_by = [result["attempt"], scoring_recipe(folder, evaluation), *names]
         recipe = json.dumps(made_by, sort_keys=True)
+        identity = member["experiment_id"]
+        if self._logged.get(identity) == recipe:
+            return
         ended = int(1000 * result["finished_at"])
         began = ended - int(1000 * result["wall_seconds"])
         run = self._child(study, member, began)
         if run.data.tags.get("attempt", result["attempt"]) != result["attempt"]:
             # Its parameters cannot be changed, and its curves are another training's.
             self._client.delete_run(run.info.run_id)
-            del self._children[member["experiment_id"]]
+            del self._children[identity]
             run = self._child(study, member, began)
-        if run.data.tags.get("logged") == recipe and run.info.status == "FINISHED":
-            return
+        config = ExperimentConfig.model_validate(read_config(folder))
+        final = _final(score_folder(folder, evaluation), result)
+        final |= _external({test.name: score_external(test, evaluation) for test in tests})
         run_id, when = run.info.run_id, run.info.start_time
-        self._log_parameters(run, flat_parameters(config))
-        history = read_history(folder)
-        metrics = _curves(history, when)
-        final = _final(scores, result) | _external(external)
-        if "fits" not in result:
-            final |= _at_best_epoch(history, config.train.monitor)
-        metrics += [Metric(key, value, when, 0) for key, value in final.items()]
-        self._log_metrics(run_id, metrics)
         for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
             self._client.log_artifact(run_id, str(figure), FIGURES_FOLDER)
         self._client.log_artifact(run_id, str(folder / "config.yaml"))
@@ -163,10 +165,19 @@ class Tracker:
         for tag in ("reason", "status"):
             if tag in run.data.tags:
                 self._client.delete_tag(run_id, tag)
-        self._client.set_tag(run_id, "attempt", result["attempt"])
-        self._client.set_tag(run_id, "git_commit", result["versions"]["git_commit"] or "unknown")
-        self._client.set_tag(run_id, "logged", recipe)
+        history = read_history(folder)
+        if "fits" not in result:
+            final |= _at_best_epoch(history, config.train.monitor)
+        metrics = _curves(history, when)
+        metrics += [Metric(key, value, when, 0) for key, value in final.items()]
+        tags = {
+            "attempt": result["attempt"],
+            "git_commit": result["versions"]["git_commit"] or "unknown",
+            "logged": recipe,
+        }
+        self._log(run, flat_parameters(config), metrics, tags)
         self._client.set_terminated(run_id, "FINISHED", end_time=ended)
+        self._logged[identity] = recipe
 
     def log_ended(
         self, study: Mapping[str, Any], member: Mapping[str, Any], how: Mapping[str, Any]
@@ -180,30 +191,41 @@ class Tracker:
         """
         from mlflow.entities import Metric
 
+        identity, recipe = member["experiment_id"], digest(json.dumps(how, sort_keys=True))
+        if self._logged.get(identity) == recipe:
+            return
         run = self._child(study, member)
-        run_id = run.info.run_id
-        self._log_parameters(run, how.get("parameters", {}))
-        history, monitor = how.get("history", ()), how.get("parameters", {}).get("train.monitor")
-        when, metrics = run.info.start_time, _curves(history, run.info.start_time)
-        best = _at_best_epoch(history, monitor)
+        parameters, history = how.get("parameters", {}), how.get("history", ())
+        when, best = run.info.start_time, _at_best_epoch(history, parameters.get("train.monitor"))
+        metrics = _curves(history, when)
         metrics += [Metric(key, value, when, 0) for key, value in best.items()]
-        self._log_metrics(run_id, metrics)
-        self._client.set_tag(run_id, "status", how["status"])
-        self._client.set_tag(run_id, "reason", how["reason"])
-        self._client.set_terminated(run_id, "KILLED" if how["status"] == "pruned" else "FAILED")
+        tags = {"status": how["status"], "reason": how["reason"], "logged": recipe}
+        self._log(run, parameters, metrics, tags)
+        status = "KILLED" if how["status"] == "pruned" else "FAILED"
+        self._client.set_terminated(run.info.run_id, status)
+        self._logged[identity] = recipe
 
-    def _log_parameters(self, run: "Run", parameters: Mapping[str, Any]) -> None:
-        """Log the parameters that a run does not have yet; they cannot be changed."""
-        from mlflow.entities import Param
+    def _log(
+        self,
+        run: "Run",
+        parameters: Mapping[str, Any],
+        metrics: "list[Metric]",
+        tags: Mapping[str, str],
+    ) -> None:
+        """Log what a run has come to, the tags last; in one call where that many go into one.
 
+        Parameters that the run has are left out; they cannot be changed.
+        """
+        from mlflow.entities import Param, RunTag
+
+        run_id = run.info.run_id
         params = [Param(k, str(v)) for k, v in parameters.items() if k not in run.data.params]
-        for start in range(0, len(params), _PARAMETERS_BATCH):
-            batch = params[start : start + _PARAMETERS_BATCH]
-            self._client.log_batch(run.info.run_id, params=batch)
-
-    def _log_metrics(self, run_id: str, metrics: "list[Metric]") -> None:
-        for start in range(0, len(metrics), _BATCH):
+        for start in range(_PARAMETERS_BATCH, len(params), _PARAMETERS_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + _PARAMETERS_BATCH])
+        for start in range(_BATCH, len(metrics), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        told = [RunTag(key, value) for key, value in tags.items()]
+        self._client.log_batch(run_id, metrics[:_BATCH], params[:_PARAMETERS_BATCH], told)
 
     def finish(self, study: Mapping[str, Any], artifacts: list[Path], *, complete: bool) -> None:
         """Log the study's tables on the parent and close it.

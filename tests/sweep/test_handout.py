@@ -1,6 +1,7 @@
 """How members are handed to Tune: under a lease, shared with other drivers, ended by the queue."""
 
 import errno
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -40,14 +41,14 @@ def taken(handout):
     """Ask for all that can be had now; ids in their order."""
     ids = []
     while isinstance(found := handout.suggest("any"), dict):
-        ids.append(found["job"]["experiment_id"])
+        ids.append(found["experiment_id"])
     return ids, found
 
 
 def test_two_drivers_share_what_is_left_and_each_waits_for_the_other(study, members):
     one = handout(study, GridQueue(members))
     two = handout(study, GridQueue(members), "two")
-    first = one.suggest("a")["job"]["experiment_id"]
+    first = one.suggest("a")["experiment_id"]
     theirs, said = taken(two)
     assert sorted([first, *theirs]) == sorted(m.trained_id for m in members)
     assert said is None and not two.over  # three run here, one elsewhere
@@ -75,7 +76,7 @@ def test_a_pruned_trial_loses_its_lease_at_once_and_its_checkpoint_at_its_end(st
     study.run(study.search(trials=6))
     search = study.search(trials=7)
     own = handout(study, search)
-    job = own.suggest("a")["job"]
+    job = json.loads(own.suggest("a")["job"])
     identity, running = job["experiment_id"], study.storage.running / job["experiment_id"]
     (running / job["attempt"]).mkdir()
     row = {"epoch": 0, "val_average_precision": 0.1, "best_epoch": 0, "time_total_s": 1.0}
@@ -116,7 +117,7 @@ def test_a_trial_folder_whose_result_is_damaged_is_no_finished_trial_and_made_ag
 
 def test_epochs_that_a_continued_trial_tells_again_are_passed_on_once(study, members):
     own = handout(study, GridQueue(members[:1]))
-    identity = own.suggest("a")["job"]["experiment_id"]
+    identity = own.suggest("a")["experiment_id"]
     for epoch in (0, 1, 0, 1, 2):
         own.epoch(identity, {"epoch": epoch, "val_loss": 1.0, "best_epoch": 0})
     assert [e.figures["epoch"] for e in own.events if e.kind == "epoch"] == [0, 1, 2]
@@ -140,7 +141,7 @@ def test_nothing_is_handed_out_or_recorded_after_the_storage_has_failed(
     study, members, monkeypatch
 ):
     own = handout(study, GridQueue(members))
-    identity = own.suggest("a")["job"]["experiment_id"]
+    identity = own.suggest("a")["experiment_id"]
     full = OSError(errno.ENOSPC, "No space left on device", "ended/x.json")
 
     def refuse(event):

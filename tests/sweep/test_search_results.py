@@ -5,6 +5,8 @@ import math
 import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from small_searches import FakeStudy
 
 from cxr_ray.config.layers import Layer, load_profile
@@ -133,7 +135,8 @@ def test_the_winner_beside_trial_0_is_a_grid_with_the_command_that_trains_both(s
 
 def test_optunas_storage_is_a_copy_with_every_trial(searched):
     fake, search, *_ = searched
-    copy = optuna.load_study(study_name="mine", storage=f"sqlite:///{fake.folder}/optuna.db")
+    journal = JournalStorage(JournalFileBackend(str(fake.folder / "optuna.log")))
+    copy = optuna.load_study(study_name="mine", storage=journal)
     assert [t.params for t in copy.trials] == [t.params for t in search.study.trials]
     assert [t.values for t in copy.trials] == [t.values for t in search.study.trials]
     assert not list(fake.folder.glob(".optuna*"))

@@ -22,7 +22,7 @@ def step(monkeypatch):
     def step(nodes, *states, seconds=2.0):
         now.seconds, now.nodes = now.seconds + seconds, nodes
         trials = [
-            SimpleNamespace(status=state, config={"job": {"experiment_id": str(i)}})
+            SimpleNamespace(status=state, config={"experiment_id": str(i)})
             for i, state in enumerate(states)
         ]
         stopper.on_step_end(0, trials)

@@ -152,11 +152,11 @@ def test_the_tracker_holds_every_trial_once_and_pruned_ones_with_their_reason(se
 
 def test_optunas_storage_holds_the_trials_for_its_dashboard(searched):
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     storage, _, _ = searched
-    study = optuna.load_study(
-        study_name="small", storage=f"sqlite:///{storage}/studies/small/optuna.db"
-    )
+    journal = JournalFileBackend(str(storage / "studies" / "small" / "optuna.log"))
+    study = optuna.load_study(study_name="small", storage=optuna.storages.JournalStorage(journal))
     assert [t.params for t in study.trials] == [e["parameters"] for e in asked(storage)]
     assert study.best_value == max(
         pd.read_csv(storage / "studies/small/search.csv")["val_average_precision"].dropna()
