@@ -220,6 +220,9 @@ class _Follow(tune.Callback, tune.Stopper):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
+        # Tune keeps 40 kB of a trial's figures as long as it runs.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
         self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

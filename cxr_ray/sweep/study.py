@@ -1,5 +1,6 @@
 """A study's record: its members, what they were made from, and how those without result ended."""
 
+import functools
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -94,16 +95,21 @@ class Study:
 
     def describe(self, member: Member) -> dict[str, Any]:
         """Describe the model that a member is, or is a fit of."""
+        return self._described.get(member.trained_id) or describe_members([member])[0]
+
+    @functools.cached_property
+    def _described(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
         for described in self.record["members"]:
-            if member.trained_id in experiment_ids(described):
-                found: dict[str, Any] = described
-                return found
-        return describe_members([member])[0]
+            for identity in experiment_ids(described):
+                found.setdefault(identity, described)
+        return found
 
     def update(self, members: Sequence[Member], **fields: Any) -> None:
         """Record the members that a study has come to have, and further fields."""
         self.record["members"] = describe_members(members)
         self.record.update(fields)
+        self.__dict__.pop("_described", None)
         write_whole(self.folder / STUDY_FILE, json.dumps(self.record, indent=1))
 
 

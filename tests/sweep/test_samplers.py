@@ -1,4 +1,6 @@
-"""What the sampler of a long search sees, and that a short one's is Optuna's own."""
+"""That sampler and pruner decide as Optuna's own, and what the sampler of a long search sees."""
+
+import random
 
 import optuna
 import pytest
@@ -6,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from cxr_ray.sweep import samplers
-from cxr_ray.sweep.samplers import RecentTPESampler
+from cxr_ray.sweep.samplers import FIRST_RUNG, KEPT_OF, Asha, RecentTPESampler
 
 OPTIONS = {"n_startup_trials": 8, "multivariate": True, "group": True, "constant_liar": True}
 RANGE = FloatDistribution(0, 1)
@@ -59,3 +61,30 @@ def test_a_long_search_shows_tpe_its_best_trials_and_the_latest(monkeypatch, dir
     assert {t.number for t in study.sampler._seen.get_trials(deepcopy=False)} == {
         *(best - {worse}), 8, 11, 12, 13, 14,
     }  # fmt: skip
+
+
+def halve(pruner, direction):
+    """Let sixty trials report in turns, each until it is pruned or has had twelve epochs."""
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    rng = random.Random(1)
+    running, epochs = [(study.ask(), []) for _ in range(60)], []
+    while running:
+        trial, reached = running.pop(rng.randrange(len(running)))
+        # coarse figures are often equal, and a diverged trial has none
+        reached.append(round(rng.random(), 1) if rng.random() < 0.98 else float("nan"))
+        trial.report(reached[-1], len(reached))
+        if trial.should_prune() or len(reached) == 12:
+            epochs.append((trial.number, len(reached)))
+        else:
+            running.append((trial, reached))
+    return epochs
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_asha_prunes_as_optunas_successive_halving(direction):
+    optunas = optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=FIRST_RUNG, reduction_factor=KEPT_OF
+    )
+    epochs = halve(Asha(), direction)
+    assert epochs == halve(optunas, direction)
+    assert 1 < len({count for _, count in epochs})
