@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-from ray import cloudpickle
+from ray import cloudpickle, tune
 from rows import Row, machine, show
 
 from cxr_ray.config.identity import DataKeys
@@ -31,6 +31,7 @@ def finish_at_once(config: dict[str, Any]) -> None:
     folder = Path(job["storage"]) / "trials" / job["experiment_id"]
     folder.mkdir()
     (folder / "result.json").write_text("{}")
+    tune.report({"trained": 0})
 
 
 def measure(scratch: Path, trials: int = 60) -> list[Row]:

@@ -166,7 +166,7 @@ def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others(study, me
     )
     follow = _Follow(spy)
     trial = SimpleNamespace(
-        config={"job": {"experiment_id": "x"}},
+        config={"experiment_id": "x"},
         pickled_error_file=None,
         error_file=None,
         num_failures=1,
