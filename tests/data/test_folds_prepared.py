@@ -8,7 +8,13 @@ from cxr_ray.data import prepare as preparation
 from cxr_ray.data import text_pack
 from cxr_ray.data.arm import open_arm
 from cxr_ray.data.fan_out import run_here
-from cxr_ray.data.prepared import is_prepared, named_counts, read_cohort, read_manifest
+from cxr_ray.data.prepared import (
+    REPORTS_FOLDER,
+    is_prepared,
+    named_counts,
+    read_cohort,
+    read_manifest,
+)
 from cxr_ray.data.split import own_members
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
@@ -57,7 +63,7 @@ def test_no_image_is_decoded_twice_and_each_fit_has_a_text_pack_of_its_own(folde
 def test_the_tokenizer_of_a_fit_is_trained_on_its_training_part_alone(folded):
     storage, wanted, read, _ = folded
     folder = storage.prepared / wanted[0][1].cohort
-    texts = text_pack.read_column(folder / text_pack.REPORTS_FOLDER, "text")
+    texts = text_pack.read_column(folder / REPORTS_FOLDER, "text")
     assert len(read) == 6
     for (fit, keys), seen in zip(wanted, read, strict=True):
         arm = open_arm(storage, fit, keys)

@@ -177,7 +177,7 @@ def test_damage_anywhere_in_a_file_never_escapes_as_another_error(format):
     for content in damaged:
         try:
             assert decode_image(content, SIZE).shape == (SIZE, SIZE)
-        except image_pack._UNREADABLE:
+        except image_pack.UNREADABLE:
             pass
 
 
