@@ -108,21 +108,22 @@ def describe_gain(
         share = ""
         if val["difference"] > 0:
             share = f" ({max(0.0, test['difference'] / val['difference']):.0%} of it)"
-        verdict = "a gain" if test["low"] > 0 else "a loss" if test["high"] < 0 else "no difference"
+        apart = "better" if test["low"] > 0 else "worse" if test["high"] < 0 else None
+        verdict = (
+            f"this one model is {apart} on these patients" if apart else "no difference is shown"
+        )
         said.append(
             f"Its {title} is {_signed(val['difference'])} from trial 0 on validation "
             f"({format_share(val['winner'])} against {format_share(val['trial_0'])}); on test "
             f"{_signed(test['difference'])} [{_signed(test['low'])}, {_signed(test['high'])}] is "
-            f"left{share}, p {format_share(test['p_value'])}: "
-            + (f"{verdict} is shown." if verdict != "no difference" else "no difference is shown.")
+            f"left{share}, p {format_share(test['p_value'])}: {verdict}."
         )
     n, positive = (int(gain[column].iloc[0]) for column in ("n", "n_positive"))
     said.append(
         f"The winner is the best of {search['finished'] + search['pruned']} on {positive} positive "
         f"and {n - positive} negative validation records: its validation figures are too good by "
-        "that choice, and only the test part's are to be quoted. One model of each setting was "
-        "trained: that settings differ, rather than two models, is for several seeds or folds to "
-        "show."
+        "that choice. One model of each setting was trained: that the settings differ, rather than "
+        "two models of which one may have stopped early, is for several seeds or folds to show."
     )
     if search["tested"] > 2:
         said.append(

@@ -65,7 +65,9 @@ def test_only_the_test_part_has_an_interval(gain):
 def test_the_sentences_say_how_much_is_left_and_warn_of_the_choice(gain):
     said = describe_gain(gain[0].reset_index(), COUNTS, "text-full-bce-t7")
     assert said[0] == "9 trials finished, 3 pruned, 1 failed; the best is text-full-bce-t7."
-    assert "of it), p" in said[1] and said[1].endswith("a gain is shown.")
+    assert "of it), p" in said[1] and said[1].endswith(
+        ": this one model is better on these patients."
+    )
     assert "best of 12 on 25 positive and 75 negative validation records" in said[3]
     assert len(said) == 4
     again = describe_gain(gain[0].reset_index(), COUNTS | {"tested": 4}, "t7")
