@@ -90,9 +90,6 @@ class PriceList:
         if self._path.exists():
             self._prices = json.loads(self._path.read_text())
 
-    def __len__(self) -> int:
-        return len(self._prices)
-
     def model(self, key: str) -> ModelPrice | None:
         """Return what a model costs, if it was measured."""
         found = self._prices.get(key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cxr_ray.config.identity import digest
+from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError
 from cxr_ray.pricing.bill import PricedTrial, format_duration, makespan, share_text
@@ -72,9 +72,11 @@ class StudyPrice:
         self._counted, self._works = counted, dict[str, Workload]()
 
     @property
-    def anything_known(self) -> bool:
-        """Whether any price was ever kept here."""
-        return bool(self._prices)
+    def any_model_known(self) -> bool:
+        """Whether the price of any model was kept, which needs no look at the data."""
+        workers = self._need.workers
+        keys = {model_key(member.config, self.machine, workers) for member in self._members}
+        return any(self._prices.model(key) is not None for key in keys)
 
     def measure(self) -> None:
         """Measure what is missing, on a local Ray with all slots busy, and keep it."""
@@ -116,6 +118,21 @@ class StudyPrice:
         """Seconds until a sweep's first step, without preparation."""
         return self._prices.seconds(fixed_key(START_UP, self.machine)) or 0.0
 
+    @property
+    def closing(self) -> float | None:
+        """Seconds from the last trial's end to the sweep's, where a sweep like this one ran."""
+        return self._prices.seconds(self._closing_key())
+
+    def keep_closing(self, seconds: float) -> None:
+        """Keep what a sweep that trained all of these trials took for its tables and MLflow."""
+        self._prices.add({self._closing_key(): seconds})
+
+    def _closing_key(self) -> str:
+        tested = [each["parts"] for _, each in sorted(self._counted.items())]
+        evaluation = self._members[0].config.evaluation.model_dump(mode="json")
+        of = [len(self._members), tested, evaluation, EVALUATION_VERSION]
+        return fixed_key(f"closing {digest(of)}", self.machine)
+
     def _keys(self, member: Member) -> tuple[str, str]:
         work = self._work(member)
         return (
@@ -124,9 +141,12 @@ class StudyPrice:
         )
 
     def _work(self, member: Member) -> Workload:
+        """Find a member's workload; fits and seeds of one model have the first one's."""
         config = member.config
-        read = [config.data.model_dump(mode="json"), config.train.batch, config.train.seed]
-        key = digest([*read, repr(member.keys), list(config.fusion.modalities)])
+        data = config.data.model_dump(mode="json", exclude={"split": {"repeat", "fold"}})
+        text = config.text.model_dump(mode="json")
+        read = [data, text, config.train.batch, list(config.fusion.modalities)]
+        key = digest([member.keys.cohort, *read])
         if key not in self._works:
             counted = self._counted[member.keys.cohort]
             self._works[key] = find_workload(self._storage, config, member.keys, counted)
@@ -165,10 +185,10 @@ def describe_price(price: StudyPrice, *, address: str | None = None) -> list[str
     address
         Of a cluster whose slots are not known before it is joined.
     """
-    lacking = price.missing() if price.anything_known else None
-    if lacking is None or lacking:
-        of = f" for {', '.join(lacking)}" if lacking else ""
-        return [f"time: not measured{of}; --dry-run --measure does it"]
+    if not price.any_model_known:
+        return ["time: not measured; --dry-run --measure does it"]
+    if lacking := price.missing():
+        return [f"time: not measured for {', '.join(lacking)}; --dry-run --measure does it"]
     machine, trials = price.machine, price.trials()
     beside = f"{machine.processes} at once, --cpus-per-worker {machine.threads}"
     lines = [
@@ -181,10 +201,12 @@ def describe_price(price: StudyPrice, *, address: str | None = None) -> list[str
     finished = [trial for trial in trials if trial.finished]
     if finished:
         ran = [trial.epochs for trial in finished]
-        of = f"as the {len(finished)} finished trials ran, {min(ran)} to {max(ran)} epochs"
+        epochs = f"{min(ran)} to {max(ran)}" if min(ran) < max(ran) else f"{ran[0]}"
+        of = f"as the {len(finished)} finished trials ran, {epochs} epochs"
         took = [trial.seconds() for trial in trials]
         lines.append(f"  {of}: {_total(price, trials, took, address)}")
-    lines.append(f"  of it {share_text(trials)}; not in it: preparation, tables and MLflow")
+    lacks = "" if price.closing is not None else ", tables and MLflow, until a sweep has run here"
+    lines.append(f"  of the trials' time {share_text(trials)}; not in it: preparation{lacks}")
     if any(trial.work.tokens is None and trial.work.lengths != {NO_TEXT} for trial in trials):
         lines.append("  reports are not tokenised yet: each is priced at text.max_tokens")
     if any(trial.config.data.split.kind == "kfold" for trial in trials):
@@ -210,10 +232,12 @@ def _total(
     said = f"{hours:.2f} trial-hours, {hours * workers * gpus:.2f} device-hours"
     if address is not None:
         return f"{said}; on a cluster as many slots as it has"
-    wall = price.start_up + makespan(seconds, price.slots)
+    closing = price.closing or 0.0
+    wall = price.start_up + makespan(seconds, price.slots) + closing
+    ends = f", {format_duration(closing)} for tables and MLflow" if closing else ""
     return (
         f"{said}, {format_duration(wall)} on {price.slots} slots "
-        f"({format_duration(price.start_up)} of them to start)"
+        f"({format_duration(price.start_up)} of them to start{ends})"
     )
 
 

@@ -1,5 +1,6 @@
 """A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
 
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -273,8 +274,9 @@ def _run_course(
             max_concurrent=options.max_concurrent,
             git_commit=options.git_commit,
         )
+        asked, missing = course.counts()
         course.run(execution)
-        failed = execution.failed
+        began, failed = time.monotonic(), execution.failed
         listener.phase("scoring")
         from cxr_ray.report.page import write_page
         from cxr_ray.report.study_audit import write_study_audit
@@ -316,6 +318,13 @@ def _run_course(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
             "same command logs what is missing"
         )
+    whole = missing == asked and not course.left({}) and options.search is None
+    if whole and options.address is None:
+        from cxr_ray.sweep.price import StudyPrice
+
+        need = options.resources, options.max_concurrent
+        price = StudyPrice(storage, plan.selected, manifests, *need)
+        price.keep_closing(time.monotonic() - began)
     return SweepOutcome(
         study=study,
         where=storage.home.described(study.folder),

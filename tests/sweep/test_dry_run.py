@@ -7,8 +7,9 @@ import pytest
 from small_studies import SEARCH_SPACES
 
 from cxr_ray.pricing.prices import ModelPrice
-from cxr_ray.sweep.dry_run import describe_plan
-from cxr_ray.sweep.sweep import SweepOptions
+from cxr_ray.sweep.dry_run import _count, describe_plan
+from cxr_ray.sweep.price import StudyPrice
+from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
 
 SHIPPED = sorted(SEARCH_SPACES.glob("*.yaml"))
 SPACES = [path for path in SHIPPED if "parameters:" in path.read_text()]
@@ -67,5 +68,12 @@ def test_measured_steps_price_the_study_and_are_measured_once(tmp_path, monkeypa
     seconds = 12 * (1 + 2) + 6 * 10 * 0.5 * (full + 4 * sub)
     assert f"no early stop: {seconds / 3600:.2f} trial-hours, 0.00 device-hours" in said
     assert "each is priced at text.max_tokens" in said
+    assert "not in it: preparation, tables and MLflow, until a sweep has run here" in said
+    planned = plan_sweep(asked, create=False)
+    first = planned.plan.members[0]
+    counted = {first.keys.cohort: _count(planned.storage, first)[0]}
+    price = StudyPrice(planned.storage, planned.plan.members, counted, asked.resources, 1)
+    price.keep_closing(33.0)
+    assert "(0 s of them to start, 33 s for tables and MLflow)" in describe_plan(asked)
     other = replace(asked, overrides=["train.max_epochs=10", "image.size=48"])
     assert "time: not measured for image-full-bce" in describe_plan(other)
