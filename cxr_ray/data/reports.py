@@ -116,12 +116,12 @@ def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
     body, start = "", 0
     text = "\n".join(["", *text.splitlines()])
     marks = list(_MARK.finditer(text))
-    last_final = max((mark.start() for mark in marks if mark["final"]), default=0)
-    for mark in marks:
+    for number, mark in enumerate(marks):
         kind, section = mark.lastgroup, None
         if kind in ("wet", "title"):
-            section = "wet_read" if kind == "wet" else _section(" ".join(mark["title"].split()))
-            if section is None or (name == "wet_read" and mark.start() < last_final):
+            section = "wet_read" if kind == "wet" else _section(mark["title"])
+            in_wet_read = name == "wet_read" and any(later["final"] for later in marks[number:])
+            if section is None or in_wet_read:
                 continue
         body += text[start : mark.start()]
         start = mark.end()
@@ -135,6 +135,7 @@ def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
 @lru_cache(maxsize=1000)
 def _section(title: str) -> str | None:
     """Name the section that a title opens, if it opens one."""
+    title = " ".join(title.split())
     for name, pattern in _KNOWN.items():
         if pattern.fullmatch(title):
             return name
