@@ -2,12 +2,13 @@
 
 import contextlib
 import fcntl
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow
+from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow, make_tables
 
 
 class BackgroundTracker:
@@ -75,20 +76,9 @@ class BackgroundTracker:
 
     def _connect(self) -> None:
         uri, artifacts = self._place
-        with self._alone(artifacts):
+        with _alone(uri):
             self._tracker = Tracker(uri, artifacts)
             self._tracker.start(self._study)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _alone(artifacts: Path | None) -> Iterator[None]:
-        """Let one process at a time make a storage's database, which several at once break."""
-        if artifacts is None:
-            yield
-            return
-        with (artifacts.parent / ".mlflow-lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _call(self, call: Callable[[Tracker], None]) -> None:
         def call_tracker() -> None:
@@ -107,3 +97,25 @@ class BackgroundTracker:
             work()
 
         self._last = self._pool.submit(run)
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Let one process at a time make a database file and its tables, which several at once break.
+
+    The file appears with all its tables: a kill among them would leave one that MLflow never opens.
+    """
+    kind, _, place = uri.partition(":///")
+    if kind != "sqlite":
+        yield
+        return
+    database = Path(place)
+    with database.with_name(".mlflow-lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in database.parent.glob(f".{database.name}.*"):
+            left.unlink()
+        if not database.exists():
+            aside = database.with_name(f".{database.name}.{uuid.uuid4().hex}")
+            make_tables(f"sqlite:///{aside}")
+            aside.rename(database)
+        yield

@@ -52,6 +52,14 @@ def import_mlflow() -> None:
     import mlflow.tracking  # noqa: F401
 
 
+def make_tables(uri: str) -> None:
+    """Make MLflow's tables in a new database."""
+    import_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(uri).search_experiments(max_results=1)
+
+
 class Tracker:
     """Logs one study; every call is idempotent and may be repeated by a later run."""
 

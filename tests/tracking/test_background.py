@@ -71,3 +71,32 @@ def test_a_tracker_that_is_gone_ends_the_tracking_until_it_is_tried_again(tracke
         tracking.log_trial("lost", None)
     assert tracking.problem is None
     assert tracker.calls == ["connect", "start", "first", "connect", "start", "lost"]
+
+
+def test_a_database_that_a_kill_left_half_made_is_made_again(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    whole = background.make_tables
+    database = tmp_path / "mlflow.db"
+
+    def killed(uri):
+        (tmp_path / uri.rpartition("/")[2]).write_bytes(b"half")
+        raise SystemExit
+
+    def make():
+        with background._alone(f"sqlite:///{database}"):
+            pass
+
+    monkeypatch.setattr(background, "make_tables", killed)
+    with pytest.raises(SystemExit):
+        make()
+    assert not database.exists()
+    monkeypatch.setattr(background, "make_tables", whole)
+    make()
+    made = database.read_bytes()
+    assert [e.name for e in MlflowClient(f"sqlite:///{database}").search_experiments()] == [
+        "Default"
+    ]
+    make()
+    assert database.read_bytes() == made
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", ".mlflow-lock"}
