@@ -191,7 +191,7 @@ title: What is a second of training worth?
 base: {fusion.modalities: [text], train.max_epochs: 20, train.patience: 1000}
 parameters:
   train.lr: {float: [1.0e-5, 1.0e-2], log: true}
-  train.batch: {choices: [8, 32, 128]}
+  train.batch: {choices: [8, 64, 128]}
 objective: [val_average_precision, train_seconds]
 """
 
