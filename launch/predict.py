@@ -63,7 +63,8 @@ def main(options: argparse.Namespace) -> int:
         return DONE
     import pandas as pd
 
-    pd.DataFrame(rows).to_csv(options.out or sys.stdout, index=False, float_format="%.6g")
+    answers = pd.DataFrame(rows, columns=predictor.columns)
+    answers.to_csv(options.out or sys.stdout, index=False, float_format="%.6g")
     if unanswered:
         progress.warn(f"{len(unanswered)} of {len(rows)} records have no answer, and a reason")
     return DONE if len(unanswered) < len(rows) else FAILED

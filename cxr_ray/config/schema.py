@@ -355,6 +355,10 @@ class ExperimentConfig(Section):
         frozen = {"image": self.image.frozen_prefix, "text": self.text.freeze == "all"}
         return tuple(m for m in self.fusion.modalities if self.train.cache_frozen and frozen[m])
 
+    def computed_on(self, device: str) -> "ExperimentConfig":
+        """Give the same with the arithmetic that a kind of device is fit for."""
+        return self.model_copy(update={"compute": self.compute.on(device)})
+
     @property
     def uncached(self) -> "ExperimentConfig":
         """The same with every stage computed in every pass."""

@@ -28,7 +28,7 @@ def one_record(image: str | None, text: str | None) -> NewRecord:
     """
     if image is not None and not Path(image).is_file():
         raise InputError(f"--image {image}: no such file")
-    path = None if text is None or "\n" in text or len(text) > 255 else Path(text)
+    path = None if text is None or "\n" in text or len(text.encode()) > 255 else Path(text)
     if path is not None and path.is_file():
         text = read_text(path.read_bytes())
     elif path is not None and path.suffix == ".txt" and " " not in str(path):
@@ -63,6 +63,8 @@ def read_table(file: str) -> list[NewRecord]:
     if "record" in table and table["record"].duplicated().any():
         twice = table["record"][table["record"].duplicated()].iloc[0]
         raise InputError(f"--table {file}: the record {twice[:40]!r} is there twice")
+    if table.empty:
+        raise InputError(f"--table {file}: it has no row; it should have one a record")
     root = Root(str(Path(file).absolute().parent))
     records = []
     for number, row in enumerate(table.to_dict("records"), 1):

@@ -59,7 +59,8 @@ def evaluate_trial(
     TrialError
         If a logit is not finite.
     """
-    config = config.uncached  # each record is passed through once, as to fill a cache
+    # each record is passed through once, as to fill a cache
+    config = config.uncached.computed_on(device.type)
     arm = open_arm(storage, config, keys)
     model = load_classifier(trial / WEIGHTS_FILE, config, arm, device)
     scores = score(config, arm, model, arm.indices("test", own=False), World(device=device))

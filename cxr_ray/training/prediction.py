@@ -34,7 +34,7 @@ from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.trial_folder import read_config, read_features, read_predictions, read_result
 from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE, Storage
 from cxr_ray.training.external import best_device, load_classifier
-from cxr_ray.training.loop import score
+from cxr_ray.training.loop import DTYPES, score
 from cxr_ray.training.world import World
 
 BATCH = 256
@@ -80,8 +80,9 @@ class Predictor:
         if not storage.home.has(trial / WEIGHTS_FILE):
             raise InputError(f"{trial}: its weights were not kept ({WEIGHTS_FILE})")
         storage.home.fetch(trial, RESULT_FILE)
-        self.config = ExperimentConfig.model_validate(read_config(trial)).uncached
         self._device = device or best_device()
+        trained = ExperimentConfig.model_validate(read_config(trial))
+        self.config = trained.uncached.computed_on(self._device.type)
         self._reads = self.config.fusion.modalities
         self._words = _open_words(storage, self.config, result["keys"])
         features = read_features(trial)
@@ -94,6 +95,13 @@ class Predictor:
         self._model: Classifier = load_classifier(
             trial / WEIGHTS_FILE, self.config, self._arm([], []), self._device
         )
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of an answer, in their order."""
+        shares = [f"{name}_contribution" for name in self._reads]
+        figures = ["probability", "probability_recalibrated", "threshold_at_val"]
+        return ["record", *figures, "positive_at_val", *shares, "missing", "reason"]
 
     def predict(self, records: Sequence[NewRecord]) -> Iterator[dict[str, Any]]:
         """Judge records, some hundred at a time.
@@ -186,9 +194,10 @@ class Predictor:
         return modality == "image" or required is None or modality in required
 
     def _fuse(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        dtype = DTYPES[self.config.compute.precision]
         with torch.inference_mode():
             read = {
-                name: torch.tensor(np.array(value), device=self._device)
+                name: torch.tensor(np.array(value), dtype=dtype, device=self._device)
                 for name, value in features.items()
             }
             logits: NDArray[np.float64] = self._model.fuse(read).double().cpu().numpy()

@@ -61,6 +61,21 @@ def test_records_get_the_probability_that_the_trial_gave_them(trained):
     np.testing.assert_allclose(found["text_contribution"], text - mean_text, atol=1e-4)
 
 
+def test_a_model_of_another_device_and_precision_is_judged_here(tmp_path):
+    place = PreparedPhantom(Storage.open(str(tmp_path)))
+    config = tiny_config(train__max_epochs=1, compute__precision="float64")
+    job = place.job(config)
+    run_job(job, World(), lambda row: None)
+    trial = place.storage.trials / job.experiment_id
+    settings = (trial / "config.yaml").read_text()
+    assert "pinned_copies: false" in settings
+    (trial / "config.yaml").write_text(
+        settings.replace("pinned_copies: false", "pinned_copies: true")
+    )
+    (answer,) = Predictor(place.storage, trial).predict([NewRecord("a", None, "Fever.")])
+    assert 0 < answer["probability"] < 1
+
+
 def test_what_a_record_lacks_is_named_and_moves_nothing(trained):
     place, trial, config, _ = trained
     predictor = Predictor(place.storage, trial)
@@ -112,6 +127,7 @@ def test_a_table_is_judged_row_by_row_and_bad_rows_say_why(trained, tmp_path):
         ("film,report\na,b\n", "has the columns film, report; it should have image"),
         ("record,text\na,x\na,y\n", "the record 'a' is there twice"),
         ("", "not a CSV"),
+        ("record,text\n", "it has no row"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path, content, sentence):
@@ -124,6 +140,7 @@ def test_a_text_is_a_file_or_the_text_itself(tmp_path):
     (tmp_path / "r.txt").write_text("Fever.")
     assert one_record(None, str(tmp_path / "r.txt")).text == "Fever."
     assert one_record(None, "Fever and cough.").text == "Fever and cough."
+    assert one_record(None, "肺" * 120).text == "肺" * 120  # too long for a file's name
     with pytest.raises(InputError, match="--text .*absent.txt: no such file"):
         one_record(None, str(tmp_path / "absent.txt"))
 
