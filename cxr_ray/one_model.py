@@ -95,6 +95,7 @@ def train_model(
     lease = place.leases.acquire(running, driver)
     if lease is None:
         raise InputError(f"another process trains this model ({identity}) in {place.location}")
+    place.discard_unusable(identity)
     job = Job(
         storage=place.location,
         experiment_id=identity,

@@ -215,6 +215,13 @@ class Storage:
             self.home.fetch(folder, RESULT_FILE, without=Path(WEIGHTS_FILE).parent.name)
         return _has_parts(folder, parts)
 
+    def discard_unusable(self, experiment_id: str) -> None:
+        """Remove a trial's folder that is damaged, or has lost its weights, to be trained anew."""
+        trained = self.trials / experiment_id
+        readable = self.is_finished(experiment_id, parts=())
+        if trained.exists() and not (readable and self.home.has(trained / WEIGHTS_FILE)):
+            self.home.discard(trained)
+
     def salt(self) -> bytes:
         """Return the secret that names records and patients outside ``prepared/``."""
         return self.home.create_once(self.prepared / "salt", secrets.token_bytes(32))

@@ -75,3 +75,14 @@ def test_the_example_compares_two_tables_of_the_same_records_only(tmp_path, caps
     frames[1][1:].to_csv(tmp_path / "poor.csv", index=False)
     with pytest.raises(cxr_ray.InputError, match="same records"):
         run_example("compare_predictions.py", tmp_path / "good.csv", tmp_path / "poor.csv")
+
+
+def test_a_damaged_result_is_trained_again(tmp_path):
+    small = {"fusion.modalities": "text", "phantom.patients": 300, "train.max_epochs": 1}
+    tolerant = {"data.max_bad_share": 0.1}
+    folder = train_model(small | tolerant, profile="tiny", storage=tmp_path)
+    whole = (folder / "predictions.parquet").read_bytes()
+    (folder / "result.json").write_text("")
+    assert train_model(small | tolerant, profile="tiny", storage=tmp_path) == folder
+    assert (folder / "predictions.parquet").read_bytes() == whole
+    assert (folder / "result.json").read_text().startswith("{")

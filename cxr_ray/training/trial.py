@@ -25,7 +25,7 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
 from cxr_ray.data.batches import reside
 from cxr_ray.data.order import padded_lengths
-from cxr_ray.errors import TrialError, TrialStopped
+from cxr_ray.errors import TrialError, TrialStopped, store_errors
 from cxr_ray.lease import Leases
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.trial_folder import write_history
@@ -64,7 +64,7 @@ def run_job(job: Job, world: World, report: Report) -> None:
     """
     storage = Storage.open(job.storage, create=False)
     config = ExperimentConfig.model_validate(job.config)
-    config = config.model_copy(update={"compute": config.compute.on(world.device.type)})
+    config = config.computed_on(world.device.type)
     running = storage.running / job.experiment_id
     attempt = running / job.attempt
     began = time.perf_counter()
@@ -91,13 +91,15 @@ def run_job(job: Job, world: World, report: Report) -> None:
     model = build_classifier(config, arm, world)
     trained = storage.trials / job.experiment_id
     if world.give(storage.is_finished(job.experiment_id, ())):
-        from cxr_ray.training.held_out import add_test_part
+        if "test" in job.parts:  # else it was finished by an attempt that died before it said so
+            from cxr_ray.training.held_out import add_test_part
 
-        storage.home.fetch(trained, RESULT_FILE)  # with its weights
-        add_test_part(trained, config, arm, model, world, compute)
-        report({"test": len(arm.indices("test", own=False))})
+            storage.home.fetch(trained, RESULT_FILE)  # with its weights
+            add_test_part(trained, config, arm, model, world, compute)
+            report({"test": len(arm.indices("test", own=False))})
+            if world.is_first:
+                storage.home.publish(trained, TEST_FILE)
         if world.is_first:
-            storage.home.publish(trained, TEST_FILE)
             storage.home.discard(running)
         return
     lease = _LeaseWatch(storage.leases, running, job.attempt)
@@ -236,7 +238,10 @@ class _LeaseWatch:
         if time.monotonic() - self._checked < self._leases.look_seconds:
             return False
         self._checked = time.monotonic()
-        return not self._leases.holds(self._running, self._attempt)
+        try:
+            return not self._leases.holds(self._running, self._attempt)
+        except store_errors():
+            return False  # a storage that does not answer once; the commit asks without mercy
 
 
 def compute_alike_every_time(threads: int) -> None:

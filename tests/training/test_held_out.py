@@ -38,6 +38,14 @@ def test_a_search_trials_folder_says_nothing_of_the_test_part(folders):
     assert not place.storage.is_finished(folder.name)
 
 
+def test_a_finished_search_trial_that_is_run_again_still_says_nothing_of_the_test_part(folders):
+    config, place, _, folder = folders
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    run(place, config, ("val",))  # its process died before Tune had heard of its end
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not list(place.storage.running.glob("*/*"))
+
+
 def test_the_test_part_is_appended_as_training_would_have_written_it(folders):
     config, place, whole, folder = folders
     before = (folder / "result.json").read_bytes()
