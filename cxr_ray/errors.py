@@ -33,6 +33,7 @@ def store_errors() -> tuple[type[BaseException], ...]:
         ("botocore.exceptions", "BotoCoreError"),
         ("aiohttp", "ClientError"),
         ("google.auth.exceptions", "GoogleAuthError"),
+        ("gcsfs.retry", "HttpError"),
     ):
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))

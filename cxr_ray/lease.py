@@ -38,19 +38,27 @@ class Lease:
     @classmethod
     def of(cls, driver: str) -> "Lease":
         """Make a lease of this process, with an attempt of its own."""
-        host, pid = socket.gethostname(), os.getpid()
-        return cls(driver, uuid.uuid4().hex, host, pid, _process_start(pid))
+        return cls(driver, uuid.uuid4().hex, this_host(), os.getpid(), _process_start(os.getpid()))
 
     @property
     def is_ours(self) -> bool:
         """Whether this process holds it."""
-        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+        return (self.host, self.pid) == (this_host(), os.getpid())
 
     def is_stale(self, silent: float) -> bool:
         """Tell whether its holder is gone, or gave no sign for ``silent`` seconds elsewhere."""
-        if self.host == socket.gethostname():
+        if self.host == this_host():
             return _process_start(self.pid) != self.process_started
         return silent > OTHER_HOST_SECONDS
+
+
+def this_host() -> str:
+    """Name this machine and the processes that it knows, as no other machine or container does."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 class Leases(Protocol):

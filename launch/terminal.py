@@ -33,7 +33,7 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args()
     try:
-        from cxr_ray.errors import InputError, TrialError
+        from cxr_ray.errors import InputError, TrialError, store_errors
     except ModuleNotFoundError:
         print(
             "cxr_ray is not installed: run `pip install -c constraints.txt .` in the checkout",
@@ -43,14 +43,14 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     _warn_of_other_version()
     try:
         code = main(options)
-    except (InputError, TrialError, OSError, KeyboardInterrupt) as error:
+    except (InputError, TrialError, KeyboardInterrupt, *store_errors()) as error:
         if options.debug:
             traceback.print_exc()
         if isinstance(error, KeyboardInterrupt):
             print("\ninterrupted; the same command continues", file=sys.stderr)
             sys.exit(FAILED)
         lost = "; what was finished is kept, and the same command continues"
-        print(f"error: {error}{lost * isinstance(error, OSError)}", file=sys.stderr)
+        print(f"error: {error}{lost * isinstance(error, store_errors())}", file=sys.stderr)
         sys.exit(REFUSED if isinstance(error, InputError) else FAILED)
     sys.exit(code)
 
@@ -70,7 +70,7 @@ def git_commit() -> str | None:
 
 def without_password(text: str) -> str:
     """Take the user's part out of every address in a text."""
-    return re.sub(r"://[^/\s@]+@", "://", text)
+    return re.sub(r"://[^/\s@:]*(:\S*)?@", "://", text)
 
 
 def _warn_of_other_version() -> None:

@@ -214,3 +214,19 @@ def test_a_share_out_of_reach_is_left_out_with_its_reason(run):
         "left out: multimodal-sub90-bce: its majority share 0.9 is above the cohort's" in done.out
     )
     assert "8 experiments" in done.out
+
+
+@pytest.mark.parametrize(
+    "said, shown",
+    [
+        ("at postgresql://user:p@ss@host/db now", "at postgresql://host/db now"),
+        ("https://user:a/b@host:5000", "https://host:5000"),
+        ("https://token@host/x", "https://host/x"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+    ],
+)
+def test_passwords_in_addresses_are_not_shown(said, shown, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "launch"))
+    from terminal import without_password
+
+    assert without_password(said) == shown

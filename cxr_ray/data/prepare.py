@@ -112,7 +112,7 @@ def _fetch(storage: Storage, keys: DataKeys) -> None:
 def _publish(storage: Storage, folder: Path) -> None:
     """Give other machines what is whole of a cohort's folder, the manifest last."""
     for pack in (*folder.glob("*-*/"), folder / REPORTS_FOLDER):
-        if pack.is_dir() and pack.suffix != ".partial":
+        if pack.is_dir() and pack.suffix != ".partial" and not pack.name.startswith("."):
             storage.home.publish(pack)
     storage.home.publish(folder, MANIFEST, deep=False)
 

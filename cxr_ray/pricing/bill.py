@@ -44,8 +44,9 @@ class PricedTrial:
         price, work = self.price, self.work
         train = self.epochs * price.seconds(price.train, work.train) / self.workers
         checkpoints = self.epochs * price.checkpoint
-        rest = self.seconds() - train - checkpoints - self.statistics
+        rest = self.seconds() - train - checkpoints - self.statistics - price.setup
         return {
+            "opening data and model": price.setup,
             "training": train,
             "forward passes": rest,
             "checkpoints": checkpoints,

@@ -9,8 +9,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.tune.search import Searcher
 
+from cxr_ray.errors import store_errors
 from cxr_ray.lease import Heartbeat, Lease
-from cxr_ray.storage import WEIGHTS_FILE, Storage
+from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member
 from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
 from cxr_ray.sweep.resources import TrialResources
@@ -45,7 +46,7 @@ def _until_the_storage_fails(
         if self.error is None:
             try:
                 return method(self, *args, **kwargs)
-            except OSError as error:
+            except store_errors() as error:
                 self.error = error
         return None
 
@@ -83,7 +84,7 @@ class Handout(Searcher):
         self._histories: dict[str, list[dict[str, Any]]] = {}
         self._deaths: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
         self._found: dict[str, Any] | None = None
         self.all_handed_out = False
 
@@ -140,12 +141,7 @@ class Handout(Searcher):
             self._storage.home.discard(running)
             self._queue.ended(member, "finished")
             return False
-        trained = self._storage.trials / identity
-        readable = self._storage.is_finished(identity, parts=())
-        weighted = readable and self._storage.home.has(trained / WEIGHTS_FILE)
-        if trained.exists() and not weighted:
-            # Damaged, or trained for its validation figures alone and its weights are gone.
-            self._storage.home.discard(trained)
+        self._storage.discard_unusable(identity)
         self._heartbeat.add(running)
         self._running[identity] = member, lease
         job = Job(

@@ -287,8 +287,8 @@ class Search:
 
     def _replay(self, trial: SearchTrial) -> None:
         """Report a trial's epochs again, so that the pruner knows the rungs that it reached."""
-        if len(self._directions) > 1:
-            return
+        if len(self._directions) > 1 or trial.same_as is not None:
+            return  # a twin reached no rung itself
         for place in range(len(trial.history)):
             self._report(trial, place)
             self._optuna[trial.asked.number].should_prune()

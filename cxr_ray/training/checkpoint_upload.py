@@ -55,8 +55,10 @@ class CheckpointUpload:
         if error is None:
             with contextlib.suppress(queue.Empty):
                 self._asked.get_nowait()
-        self._asked.put(False)
-        self._thread.join()
+        while self._thread.is_alive():  # it may have died of what is no error of a store
+            with contextlib.suppress(queue.Full):
+                self._asked.put(False, timeout=1)
+                self._thread.join()
 
     def soon(self) -> None:
         """Upload what is the newest checkpoint now, as soon as the one under way is up."""
