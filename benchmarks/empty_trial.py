@@ -59,6 +59,7 @@ def measure(scratch: Path, trials: int = 60) -> list[Row]:
         max_concurrent=1,
         git_commit=None,
         on_event=follow,
+        warn=print,
     )
     ray.shutdown()
     # The first waits for its process.

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
         )
         sys.exit(REFUSED)
     _warn_of_other_version()
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(options)
     except (InputError, TrialError, KeyboardInterrupt, *store_errors()) as error:
@@ -53,6 +55,12 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
         print(f"error: {error}{lost * isinstance(error, store_errors())}", file=sys.stderr)
         sys.exit(REFUSED if isinstance(error, InputError) else FAILED)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End in order at the first Ctrl-C; the second ends the process, whatever it does then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def git_commit() -> str | None:

@@ -130,6 +130,7 @@ class Execution:
             may_grow=self._ray.joins,
             git_commit=self._git_commit,
             on_event=self._follow,
+            warn=self._listener.warn,
         )
 
     def _cache_frozen(self, reads: Sequence[Member]) -> None:

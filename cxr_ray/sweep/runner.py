@@ -7,12 +7,14 @@ back from its results, so that a kill at any moment loses no finished trial.
 import json
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray import cloudpickle, tune
@@ -51,6 +53,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     # A machine that is taken back is one that is lost: Tune would retry without end.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
@@ -102,10 +105,13 @@ def run_trials(
     may_grow: bool = False,
     git_commit: str | None,
     on_event: Callable[[TrialEvent], None],
+    warn: Callable[[str], None],
 ) -> dict[str, str]:
     """Train what a queue hands out, on a started Ray.
 
     A member that another living driver trains is waited for, and trained here if that driver dies.
+    The first SIGINT stops the trials at their last checkpoint; from then on SIGINT has the system's
+    own effect, which is to end the process.
 
     Returns
     -------
@@ -118,13 +124,13 @@ def run_trials(
         If the storage cannot be written any more.
     """
     slots = count_slots(need, ray.cluster_resources(), max_concurrent, may_grow=may_grow)
-    with Heartbeat(storage.leases) as heartbeat:
+    with Heartbeat(storage.leases) as heartbeat, _Interruption(warn) as interruption:
         handout = Handout(storage, queue, need, driver, git_commit, heartbeat, on_event)
-        while not handout.over:
+        while not handout.over and not interruption.asked:
             if not handout.look():
                 time.sleep(WAIT_SECONDS)  # others train what is left
                 continue
-            _tune(handout, need, slots)
+            _tune(handout, interruption, need, slots)
             if handout.error is not None:
                 raise handout.error
             if handout.release_all() or not handout.all_handed_out:
@@ -132,7 +138,9 @@ def run_trials(
     return handout.failed
 
 
-def _tune(handout: Handout, need: TrialResources, slots: int) -> None:
+def _tune(
+    handout: Handout, interruption: "_Interruption", need: TrialResources, slots: int
+) -> None:
     """Run the jobs that are handed out as Tune trials."""
     if need.workers > 1:
         # The worker group holds the CPUs; a driver that held one too could starve it for ever, so
@@ -157,7 +165,7 @@ def _tune(handout: Handout, need: TrialResources, slots: int) -> None:
                 storage_path=folder,
                 verbose=0,
                 callbacks=[follow, starved],
-                stop=CombinedStopper(follow, starved),
+                stop=CombinedStopper(follow, starved, interruption),
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
         )
@@ -174,6 +182,49 @@ class _AsHandedOut(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Choose none."""
+
+
+class _Interruption(tune.Stopper):
+    """Stops everything after the first SIGINT; the second ends the process, whatever it does then.
+
+    Tune's own handler leaves the second to Python's, whose exception is lost where it is raised
+    inside a destructor, and holds the import lock for ever where it is raised inside an import.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.asked = False
+        self._warn, self._told = warn, False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its stoppers for a restore of its own, which is never used.
+        return {}
+
+    def __enter__(self) -> Self:
+        self._before: Any = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread():
+            self._before = signal.SIG_DFL
+        if self._before is not signal.SIG_DFL:  # else it was asked before
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not signal.SIG_DFL and not self.asked:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial by what it reports."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Stop everything, or not yet."""
+        if self.asked and not self._told:
+            self._told = True
+            self._warn("interrupted: trials stop at their last epoch; Ctrl-C again ends at once")
+        return self.asked
 
 
 class _Follow(tune.Callback, tune.Stopper):
