@@ -1,5 +1,6 @@
 """Tokenizers: the text encoder's own, or a WordPiece trained on a cohort's training reports."""
 
+import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import chain, islice
@@ -140,12 +141,18 @@ def load_pretrained_tokenizer(name: str) -> Any:
     InputError
         If there is none under that name; says how to supply a local folder.
     """
+    send_nothing_home()
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "tokenizer") from error
+
+
+def send_nothing_home() -> None:
+    """Turn the model hub's usage statistics off; it reads the variable when it is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 def check_pretrained(name: str) -> None:
@@ -156,6 +163,7 @@ def check_pretrained(name: str) -> None:
     InputError
         If neither a local folder nor the model hub has it.
     """
+    send_nothing_home()
     from transformers.utils import cached_file
 
     try:

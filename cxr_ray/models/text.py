@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cxr_ray.config.schema import TextConfig
-from cxr_ray.data.tokenization import missing_encoder
+from cxr_ray.data.tokenization import missing_encoder, send_nothing_home
 from cxr_ray.errors import InputError
 
 
@@ -79,6 +79,7 @@ def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
 
 
 def _load_pretrained(name: str) -> nn.Module:
+    send_nothing_home()
     from safetensors import SafetensorError
     from transformers import AutoModel
 
