@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import ray
 from ray import cloudpickle, tune
+from ray._private import ray_constants
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.stopper import CombinedStopper
@@ -61,7 +62,7 @@ DRIVER_ENVIRONMENT = {
 
 
 def start_ray(address: str | None) -> None:
-    """Start a local Ray, or join the cluster at ``address``."""
+    """Start a local Ray, which listens on loopback only, or join the cluster at ``address``."""
     for name, value in DRIVER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A failed trial's reason is told in one line; its traceback is not Tune's to print.
@@ -70,6 +71,10 @@ def start_ray(address: str | None) -> None:
     _check_address(address)
     if address is None:
         local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False}
+        # Else its servers listen on every interface, whatever address it is given. The driver has
+        # read the variable when ray was imported.
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
             address=address or "local",

@@ -69,13 +69,13 @@ class Tracker:
         Parameters
         ----------
         artifacts
-            Where a new MLflow experiment puts its artifacts, or None for the server's own place.
+            Where a new MLflow experiment puts its artifacts, in the storage, or None for the
+            server's own place. Predictions are logged in the former case only.
         """
         import_mlflow()
         from mlflow.tracking import MlflowClient
 
         self._client: MlflowClient = MlflowClient(uri)
-        self._local = uri.startswith("sqlite:")
         self._artifacts = artifacts
         self._children: dict[str, Run] = {}
         # What each child that is whole was logged from, its tag as it is now.
@@ -94,6 +94,9 @@ class Tracker:
 
         name = study["name"]
         experiment = self._client.get_experiment_by_name(name)
+        if self._artifacts is not None:
+            # Predictions lie in here, as in the trials' folders.
+            self._artifacts.mkdir(mode=0o700, exist_ok=True)
         if experiment is None:
             place = None if self._artifacts is None else (self._artifacts / name).as_uri()
             self._experiment = self._client.create_experiment(name, artifact_location=place)
@@ -168,7 +171,7 @@ class Tracker:
         for figure in sorted((folder / FIGURES_FOLDER).glob("*.png")):
             self._client.log_artifact(run_id, str(figure), FIGURES_FOLDER)
         self._client.log_artifact(run_id, str(folder / "config.yaml"))
-        if self._local:
+        if self._artifacts is not None:
             self._client.log_artifact(run_id, str(folder / PREDICTIONS_FILE))
         for tag in ("reason", "status"):
             if tag in run.data.tags:
