@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terminal import DONE, FAILED, TerminalProgress, run_script, script_parser
@@ -21,7 +22,11 @@ exit code: 0 done, 2 bad input, 1 no record could be judged"""
 
 def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(__doc__, EXAMPLE)
-    parser.add_argument("trial", metavar="TRIAL_DIR", help="a folder or URI of STORAGE/trials")
+    parser.add_argument(
+        "trial",
+        metavar="TRIAL_DIR",
+        help="a folder or URI of STORAGE/trials, or a folder that launch/export.py wrote",
+    )
     parser.add_argument("--image", metavar="FILE", help="a radiograph: JPEG, PNG, TIFF")
     parser.add_argument("--text", metavar="FILE|STRING", help="its report")
     parser.add_argument("--table", metavar="FILE.csv", help="many records, a row each")
@@ -45,9 +50,14 @@ def main(options: argparse.Namespace) -> int:
     )
     from cxr_ray.sweep.places import find_place
     from cxr_ray.training.prediction import Predictor
+    from cxr_ray.training.trained_model import is_exported, open_exported, open_trial
 
-    place = find_place(options.trial)
-    predictor = Predictor(place.storage, place.folder)
+    exported = Path(options.trial, "model")
+    if is_exported(exported):
+        predictor = Predictor(open_exported(exported))
+    else:
+        place = find_place(options.trial)
+        predictor = Predictor(open_trial(place.storage, place.folder))
     progress = TerminalProgress()
     rows = []
     for row in predictor.predict(records):

@@ -1,12 +1,18 @@
 """Records to be judged by a trained model, as a command line or a table names them."""
 
+import base64
+import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cxr_ray.data.sources.source import Root, read_text
 from cxr_ray.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -72,3 +78,34 @@ def read_table(file: str) -> list[NewRecord]:
         read = partial(root.read, image) if image else None
         records.append(NewRecord(row.get("record", str(number)), read, text))
     return records
+
+
+def encoded_records(table: "pd.DataFrame") -> list[NewRecord]:
+    """Read a table that comes over a network: its images are in it, and no file is opened.
+
+    Parameters
+    ----------
+    table
+        Columns ``image``, the bytes of an image file in base64, ``text``, a report, and
+        ``record``, as `read_table` has them. A cell, or a column, may be missing.
+    """
+    import pandas as pd
+
+    def cell(row: dict[str, Any], name: str) -> str | None:
+        value = row.get(name)
+        return None if pd.isna(value) or not str(value).strip() else str(value)
+
+    records = []
+    for number, row in enumerate(table.to_dict("records"), 1):
+        named = {str(key): value for key, value in row.items()}
+        image = cell(named, "image")
+        read = None if image is None else partial(_decode, image)
+        records.append(NewRecord(cell(named, "record") or str(number), read, cell(named, "text")))
+    return records
+
+
+def _decode(image: str) -> bytes:
+    try:
+        return base64.b64decode(image, validate=True)
+    except binascii.Error as error:
+        raise InputError("the image is not in base64") from error

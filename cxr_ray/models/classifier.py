@@ -17,16 +17,27 @@ Built = TypeVar("Built", bound=nn.Module)
 
 
 class Classifier(nn.Module):
-    """Late fusion: logits (B,) from each modality's features; one modality has its own Linear."""
+    """Late fusion: logits (B,) from each modality's features; one modality has its own Linear.
 
-    def __init__(self, config: ExperimentConfig, vocabulary_size: int | None) -> None:
+    Parameters
+    ----------
+    pretrained
+        Whether encoders start from the weights that the config names; without, they are an
+        architecture that trained weights are loaded into.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, vocabulary_size: int | None, *, pretrained: bool = True
+    ) -> None:
         super().__init__()
         reads = config.fusion.modalities
         self.encoders = nn.ModuleDict()
         # Each part has a generator of its own, so that the image encoder of the multimodal model
         # starts from the same weights as the image model's.
         for modality in reads:
-            self.encoders[modality] = build_encoder(config, modality, vocabulary_size)
+            self.encoders[modality] = build_encoder(
+                config, modality, vocabulary_size, pretrained=pretrained
+            )
         widths = {"image": config.image.features, "text": config.text.features}
         self.head = seeded(
             config,
@@ -61,14 +72,23 @@ class Classifier(nn.Module):
 
 
 def build_encoder(
-    config: ExperimentConfig, modality: str, vocabulary_size: int | None
+    config: ExperimentConfig,
+    modality: str,
+    vocabulary_size: int | None,
+    *,
+    pretrained: bool = True,
 ) -> ImageEncoder | TextEncoder:
-    """Build one modality's encoder with the weights that training starts from."""
+    """Build one modality's encoder, with the weights that training starts from if `pretrained`."""
     if modality == "image":
-        return seeded(config, modality, lambda: ImageEncoder(config.image))
+        image = config.image if pretrained else config.image.model_copy(update={"weights": None})
+        return seeded(config, modality, lambda: ImageEncoder(image))
     if vocabulary_size is None:
         raise ValueError("a model that reads text needs the size of its vocabulary")
-    return seeded(config, modality, lambda: TextEncoder(config.text, vocabulary_size))
+    return seeded(
+        config,
+        modality,
+        lambda: TextEncoder(config.text, vocabulary_size, pretrained=pretrained),
+    )
 
 
 def seeded(config: ExperimentConfig, part: str, build: Callable[[], Built]) -> Built:

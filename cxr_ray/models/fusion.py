@@ -144,7 +144,7 @@ class CrossAttentionFusion(nn.Module):
         """Return logits (B,) of features (B, width) each."""
         image, text = features
         image_tokens, text_tokens = (
-            project(own).view(len(own), 3, TOKENS, -1).unbind(1)
+            project(own).view(own.shape[0], 3, TOKENS, -1).unbind(1)
             for project, own in ((self.image, image), (self.text, text))
         )
         gathered = [_attend(image_tokens, text_tokens), _attend(text_tokens, image_tokens)]

@@ -13,15 +13,18 @@ from cxr_ray.errors import InputError
 class TextEncoder(nn.Module):
     """(B, L) token ids and attention mask to (B, features).
 
-    A frozen one takes no gradient and stays in evaluation mode but for its last layer.
+    A frozen one takes no gradient and stays in evaluation mode but for its last layer. Without
+    `pretrained` it has a checkpoint's architecture and random weights.
     """
 
-    def __init__(self, config: TextConfig, vocabulary_size: int) -> None:
+    def __init__(
+        self, config: TextConfig, vocabulary_size: int, *, pretrained: bool = True
+    ) -> None:
         super().__init__()
         if config.encoder == "scratch":
             self.bert: Any = _small_bert(config, vocabulary_size)
         else:
-            self.bert = _load_pretrained(config.encoder)
+            self.bert = _load_checkpoint(config.encoder, weights=pretrained)
             _check_limits(self.bert.config, config, vocabulary_size)
         self.pooling = config.pooling
         self.frozen = config.freeze == "all"
@@ -78,13 +81,18 @@ def _small_bert(config: TextConfig, vocabulary_size: int) -> nn.Module:
     )
 
 
-def _load_pretrained(name: str) -> nn.Module:
+def _load_checkpoint(name: str, *, weights: bool) -> nn.Module:
     send_nothing_home()
     from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
+    model: nn.Module
     try:
-        model: nn.Module = AutoModel.from_pretrained(name, dtype=torch.float32, weights_only=True)
+        if weights:
+            model = AutoModel.from_pretrained(name, dtype=torch.float32, weights_only=True)
+        else:
+            described = AutoConfig.from_pretrained(name)
+            model = AutoModel.from_config(described, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "checkpoint") from error
     except SafetensorError as error:

@@ -108,9 +108,8 @@ def load_classifier(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    # What the encoder started from is in the trained weights already.
-    image = config.image.model_copy(update={"weights": None})
-    model = build_classifier(config.model_copy(update={"image": image}), arm, World(device=device))
+    # What the encoders started from is in the trained weights already.
+    model = build_classifier(config, arm, World(device=device), pretrained=False)
     try:
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError) as error:

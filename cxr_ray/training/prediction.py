@@ -1,8 +1,6 @@
 """What a trained model says of new records: probability, call, and each modality's share."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,90 +8,52 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
 from cxr_ray.data.image_pack import UNREADABLE, decode_image, fault_of
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.new_records import NewRecord
-from cxr_ray.data.prepared import fetch_pack
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.data.text_pack import TextPack
-from cxr_ray.data.tokenization import (
-    PADDING,
-    TOKENIZER_FILE,
-    Tokenize,
-    load_pretrained_tokenizer,
-    open_trained,
-    pretrained_tokenize,
-    trained_tokenize,
-)
 from cxr_ray.errors import InputError
-from cxr_ray.evaluation.calibration import Recalibration, fit_recalibration
-from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.models.classifier import Classifier
-from cxr_ray.report.trial_folder import read_config, read_features, read_predictions, read_result
-from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE, Storage
 from cxr_ray.training.external import best_device, load_classifier
 from cxr_ray.training.loop import DTYPES, score
+from cxr_ray.training.trained_model import TrainedModel, Words
 from cxr_ray.training.world import World
 
 BATCH = 256
 
 
-@dataclass(frozen=True)
-class _Words:
-    """How a model's reports become tokens."""
-
-    tokenize: Tokenize
-    vocabulary_size: int
-    padding: int
-
-
 class Predictor:
-    """A trial's model, with what was chosen for it on its validation part.
+    """A trained model, with what was chosen for it on its validation part.
 
     Attributes
     ----------
     config : ExperimentConfig
+    model : Classifier
     threshold : float
         The logit of highest F1 on the full validation part.
     recalibration : Recalibration
         The logistic line fitted there.
     """
 
-    def __init__(self, storage: Storage, trial: Path, device: torch.device | None = None) -> None:
-        """Load a finished trial.
+    def __init__(self, trained: TrainedModel, device: torch.device | None = None) -> None:
+        """Load a trained model's weights.
 
         Raises
         ------
         InputError
-            If the folder is no trial with weights, or its tokenizer is not there.
+            If they cannot be read, or are not those of its config.
         """
-        if not (trial / RESULT_FILE).is_file():
-            raise InputError(f"{trial}: not a finished trial's folder, as STORAGE/trials/<id> is")
-        result = read_result(trial)
-        if "fits" in result:
-            raise InputError(
-                f"{trial}: it is cross-validated, and none of its fits is the model; train it once "
-                "with data.split.kind=holdout"
-            )
-        if not storage.home.has(trial / WEIGHTS_FILE):
-            raise InputError(f"{trial}: its weights were not kept ({WEIGHTS_FILE})")
-        storage.home.fetch(trial, RESULT_FILE)
         self._device = device or best_device()
-        trained = ExperimentConfig.model_validate(read_config(trial))
-        self.config = trained.uncached.computed_on(self._device.type)
+        self.config = trained.config.computed_on(self._device.type)
         self._reads = self.config.fusion.modalities
-        self._words = _open_words(storage, self.config, result["keys"])
-        features = read_features(trial)
-        self._means = {name: features[f"train_mean.{name}"] for name in self._reads}
-        predictions = read_predictions(trial)
-        rows = predictions.rows("val", "full")
-        label, logit = predictions.label[rows], predictions.logit[rows]
-        self.threshold = f1_operating_point(label, logit).threshold
-        self.recalibration: Recalibration = fit_recalibration(label, logit)
-        self._model: Classifier = load_classifier(
-            trial / WEIGHTS_FILE, self.config, self._arm([], []), self._device
+        self._words = trained.words
+        self._means = trained.means
+        self.threshold = trained.threshold
+        self.recalibration = trained.recalibration
+        self.model: Classifier = load_classifier(
+            trained.weights, self.config, self._arm([], []), self._device
         )
 
     @property
@@ -143,7 +103,7 @@ class Predictor:
         arm = self._arm(pixels, texts)
         with torch.inference_mode():
             found = score(
-                self.config, arm, self._model, np.arange(len(records)), World(device=self._device)
+                self.config, arm, self.model, np.arange(len(records)), World(device=self._device)
             )
         features = {name: value.copy() for name, value in found.features.items()}
         for name in self._reads:
@@ -200,7 +160,7 @@ class Predictor:
                 name: torch.tensor(np.array(value), dtype=dtype, device=self._device)
                 for name, value in features.items()
             }
-            logits: NDArray[np.float64] = self._model.fuse(read).double().cpu().numpy()
+            logits: NDArray[np.float64] = self.model.fuse(read).double().cpu().numpy()
         return logits
 
     def _arm(self, pixels: Any, texts: Sequence[str]) -> ArmData:
@@ -218,7 +178,7 @@ class Predictor:
             text=None if self._words is None else self._pack(self._words, texts),
         )
 
-    def _pack(self, words: _Words, texts: Sequence[str]) -> TextPack:
+    def _pack(self, words: Words, texts: Sequence[str]) -> TextPack:
         view = self.config.text
         seen = [
             mask_text(view_text(parse_report(text), view.sections), view.mask) for text in texts
@@ -231,29 +191,3 @@ class Predictor:
             vocabulary_size=words.vocabulary_size,
             padding=words.padding,
         )
-
-
-def _open_words(
-    storage: Storage, config: ExperimentConfig, keys: dict[str, Any]
-) -> "_Words | None":
-    if "text" not in config.fusion.modalities:
-        return None
-    text = config.text
-    if text.encoder != "scratch":
-        pretrained = load_pretrained_tokenizer(text.encoder)
-        return _Words(
-            pretrained_tokenize(text.encoder, text.max_tokens),
-            len(pretrained),
-            pretrained.pad_token_id or PADDING,
-        )
-    home = storage.prepared / (keys.get("tokenizer_cohort") or keys["cohort"])
-    folder = home / f"tokenizer-{keys['tokenizer']}"
-    fetch_pack(storage, folder)
-    if not (folder / TOKENIZER_FILE).is_file():
-        raise InputError(
-            f"{folder}: the tokenizer that the model was trained with is not there; it lives in "
-            "prepared/ of the storage that the model was trained in"
-        )
-    return _Words(
-        trained_tokenize(folder, text.max_tokens), open_trained(folder).get_vocab_size(), PADDING
-    )

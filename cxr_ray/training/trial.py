@@ -159,9 +159,12 @@ def run_job(job: Job, world: World, report: Report) -> None:
     storage.home.discard(running)
 
 
-def build_classifier(config: ExperimentConfig, arm: ArmData, world: World) -> Classifier:
+def build_classifier(
+    config: ExperimentConfig, arm: ArmData, world: World, *, pretrained: bool = True
+) -> Classifier:
     """Build the classifier of an experiment on this worker's device."""
-    model = Classifier(config, arm.text.vocabulary_size if arm.text else None)
+    vocabulary_size = arm.text.vocabulary_size if arm.text else None
+    model = Classifier(config, vocabulary_size, pretrained=pretrained)
     if world.size > 1 and world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(world.device, DTYPES[config.compute.precision])

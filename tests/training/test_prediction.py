@@ -16,6 +16,7 @@ from cxr_ray.evaluation.heads import additive_parts
 from cxr_ray.report.trial_folder import read_features, read_predictions
 from cxr_ray.storage import Storage
 from cxr_ray.training.prediction import Predictor
+from cxr_ray.training.trained_model import open_trial
 from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
@@ -46,7 +47,7 @@ def test_records_get_the_probability_that_the_trial_gave_them(trained):
         )
         for name, row in cohort.to_dict("index").items()
     ]
-    found = pd.DataFrame(Predictor(place.storage, trial).predict(records))
+    found = pd.DataFrame(Predictor(open_trial(place.storage, trial)).predict(records))
     assert found["record"].tolist() == known.record_id.tolist()
     np.testing.assert_allclose(found["probability"], known.probability, rtol=1e-5)
 
@@ -72,13 +73,15 @@ def test_a_model_of_another_device_and_precision_is_judged_here(tmp_path):
     (trial / "config.yaml").write_text(
         settings.replace("pinned_copies: false", "pinned_copies: true")
     )
-    (answer,) = Predictor(place.storage, trial).predict([NewRecord("a", None, "Fever.")])
+    (answer,) = Predictor(open_trial(place.storage, trial)).predict(
+        [NewRecord("a", None, "Fever.")]
+    )
     assert 0 < answer["probability"] < 1
 
 
 def test_what_a_record_lacks_is_named_and_moves_nothing(trained):
     place, trial, config, _ = trained
-    predictor = Predictor(place.storage, trial)
+    predictor = Predictor(open_trial(place.storage, trial))
     broken, nothing, textual = predictor.predict(
         [
             NewRecord("broken", lambda: b"no image", "Fever."),
@@ -148,11 +151,11 @@ def test_a_text_is_a_file_or_the_text_itself(tmp_path):
 def test_a_trial_without_weights_or_tokenizer_is_refused(trained, tmp_path):
     place, trial, _, _ = trained
     with pytest.raises(InputError, match="not a finished trial's folder"):
-        Predictor(place.storage, tmp_path)
+        open_trial(place.storage, tmp_path)
     alone = Storage.open(str(tmp_path / "elsewhere"))
     copy = shutil.copytree(trial, alone.trials / trial.name)
     with pytest.raises(InputError, match="tokenizer that the model was trained with is not there"):
-        Predictor(alone, copy)
+        open_trial(alone, copy)
     (copy / "model" / "model.safetensors").unlink()
     with pytest.raises(InputError, match="its weights were not kept"):
-        Predictor(alone, copy)
+        open_trial(alone, copy)
