@@ -145,6 +145,12 @@ def read_lease(folder: Path) -> Lease | None:
         return None
 
 
+def is_held(folder: Path) -> bool:
+    """Tell whether somebody alive holds the lease of ``folder``."""
+    held = read_lease(folder)
+    return held is not None and not _is_stale(folder, held)
+
+
 def holds_lease(folder: Path, attempt: str) -> bool:
     """Tell whether ``attempt`` may still write in ``folder``."""
     lease = read_lease(folder)

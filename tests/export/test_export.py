@@ -26,7 +26,8 @@ from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = get_args(FusionConfig.model_fields["kind"].annotation)
+# Two of them are exported whole below.
+KINDS = {*get_args(FusionConfig.model_fields["kind"].annotation)} - {"concat", "cross_attention"}
 
 
 def train(place, **fields):
@@ -204,7 +205,7 @@ def test_an_exported_folder_is_whole_and_its_models_answer_as_the_trial(place, t
 @pytest.mark.parametrize(
     "fields",
     [
-        *({"fusion__kind": kind, "fusion__hidden": 8} for kind in KINDS),
+        *({"fusion__kind": kind, "fusion__hidden": 8} for kind in sorted(KINDS)),
         {"fusion__modalities": "image"},
         {"fusion__modalities": "text", "text__pooling": "mean", "text__freeze": "all"},
     ],
