@@ -236,11 +236,16 @@ def _has_parts(folder: Path, parts: Sequence[str]) -> bool:
     return set(parts) <= predicted or (folder / TEST_FILE).exists()
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
+def write_whole(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file so that a reader, or a kill, sees the old content or the new, never a part.
+
+    With a ``mode`` nobody else can read it meanwhile, or afterwards, than the mode allows.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     data = content.encode() if isinstance(content, str) else content
     try:
+        if mode is not None:
+            aside.touch(mode=mode)
         with aside.open("wb") as file:
             file.write(data)
             file.flush()

@@ -297,6 +297,17 @@ class EvaluationConfig(Section):
         return value
 
 
+class ReportConfig(Section):
+    """What the page of a study shows; never part of an experiment's identity.
+
+    ``saliency`` explains eight test records of the best multimodal model, without a word or pixel
+    of them but with ``show_records``, which makes the page a patient's file.
+    """
+
+    saliency: bool = True
+    show_records: bool = False
+
+
 class ComputeConfig(Section):
     """How the arithmetic is done: recorded with a trial, never part of its identity.
 
@@ -333,6 +344,7 @@ class ExperimentConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
+    report: ReportConfig = ReportConfig()
 
     @property
     def fits(self) -> tuple["ExperimentConfig", ...]:

@@ -70,7 +70,7 @@ def parse_report(text: str) -> ParsedReport:
     """
     found: dict[str, list[str]] = {}
     blocks = list(_blocks(text))
-    for position, (name, body) in enumerate(blocks):
+    for position, (name, body, _) in enumerate(blocks):
         paragraphs = [p for p in (" ".join(part.split()) for part in _BREAK.split(body)) if p]
         is_last = position == len(blocks) - 1
         if name in _WHOLE:
@@ -110,10 +110,24 @@ def _label_section(sections: Mapping[str, str]) -> str | None:
     return "last" if any(name != "wet_read" for name in sections) else None
 
 
-def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
-    """Section name (None before any header) and raw body, in order."""
+def name_lines(text: str) -> list[str]:
+    r"""Name the section that each line of ``text.splitlines()`` belongs to, ``other`` if none.
+
+    Examples
+    --------
+    >>> name_lines("Chest.\nINDICATION: Fever,\ncough.\nFINDINGS: None.")
+    ['other', 'indication', 'indication', 'findings']
+    """
+    names = ["other"] * len(text.splitlines())
+    for name, _, line in _blocks(text):
+        names[line:] = [name or "other"] * len(names[line:])
+    return names
+
+
+def _blocks(text: str) -> Iterator[tuple[str | None, str, int]]:
+    """Section name (None before any header), raw body and first line, in order."""
     name: str | None = None
-    body, start = "", 0
+    body, start, line = "", 0, 0
     text = "\n".join(["", *text.splitlines()])
     marks = list(_MARK.finditer(text))
     for number, mark in enumerate(marks):
@@ -127,9 +141,9 @@ def _blocks(text: str) -> Iterator[tuple[str | None, str]]:
         start = mark.end()
         if kind == "rule" and name != "wet_read":
             continue
-        yield name, body
-        name, body = section, ""
-    yield name, body + text[start:]
+        yield name, body, line
+        name, body, line = section, "", text.count("\n", 0, mark.start())
+    yield name, body + text[start:], line
 
 
 @lru_cache(maxsize=1000)

@@ -110,6 +110,15 @@ class ImageEncoder(nn.Module):
         features: Tensor = self.backbone.fc(x)  # type: ignore[operator]
         return features
 
+    def maps(self, image: Tensor) -> Tensor:
+        """Return what the last convolutional stage makes of images: (B, C, h, w)."""
+        return self._through(STAGES, image)
+
+    def encode_maps(self, maps: Tensor) -> Tensor:
+        """Encode what `maps` returned."""
+        features: Tensor = self.backbone.fc(self._pool(maps))  # type: ignore[operator]
+        return features
+
     @torch.no_grad()
     def prefix(self, image: Tensor) -> Tensor:
         """Pass images through the frozen first stages: (B, C, H, W), pooled where all are."""

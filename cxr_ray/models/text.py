@@ -53,7 +53,21 @@ class TextEncoder(nn.Module):
 
     def prefix(self, tokens: Tensor, attention: Tensor) -> Tensor:
         """Pool what the BERT makes of a batch of padded token ids: (B, width)."""
-        states = self.bert(input_ids=tokens, attention_mask=attention).last_hidden_state
+        return self._pool(self.bert(input_ids=tokens, attention_mask=attention), attention)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look up the embeddings of token ids, without their positions: (B, L, width)."""
+        embedded: Tensor = self.bert.get_input_embeddings()(tokens)
+        return embedded
+
+    def encode_embedded(self, embedded: Tensor, attention: Tensor) -> Tensor:
+        """Encode what `embed` returned, or points between such."""
+        found = self.bert(inputs_embeds=embedded, attention_mask=attention)
+        features: Tensor = self.fc(self._pool(found, attention))
+        return features
+
+    def _pool(self, found: Any, attention: Tensor) -> Tensor:
+        states = found.last_hidden_state
         pooled: Tensor
         if self.pooling == "first":
             pooled = states[:, 0]

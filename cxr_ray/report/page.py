@@ -26,10 +26,13 @@ from cxr_ray.report.calibration_section import calibration_section
 from cxr_ray.report.checklist import write_checklist
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
+from cxr_ray.report.explanation_picture import OWNER_ONLY
 from cxr_ray.report.external_section import external_section, external_table
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
+from cxr_ray.report.page_files import PAGE_FILE, SHARED_FOLDER
 from cxr_ray.report.paper_tables import describe_means, paper_tables
 from cxr_ray.report.result_table import format_share
+from cxr_ray.report.saliency_section import read_saliency, saliency_section, without_records
 from cxr_ray.report.search_page import search_answer, search_content
 from cxr_ray.report.seed_summary import seed_section
 from cxr_ray.report.shown_use import describe_use
@@ -44,7 +47,6 @@ from cxr_ray.report.trial_folder import (
 )
 from cxr_ray.storage import Storage, write_whole
 
-PAGE_FILE = "report.html"
 STUDY_FILE = "study.json"
 TRIAL_FIGURES = {
     "roc": "ROC curve",
@@ -127,7 +129,8 @@ def write_page(
     Parameters
     ----------
     storage
-        Its trials and its cohorts' counts are read; no record is named.
+        Its trials and its cohorts' counts are read; records are named by their salted hashes.
+        With ``report.show_records`` some are shown, and `SHARED_FOLDER` has a copy without them.
     folder
         The study's folder, in which the page is written.
     study
@@ -151,10 +154,18 @@ def write_page(
     environment.filters["metric"] = _name_metric
     environment.filters["kappa"] = format_kappa
     environment.tests["missing"] = _is_missing
-    page = environment.get_template("page.html.j2").render(
-        **_content(storage, study, tables, *read_audit(folder))
-    )
-    write_whole(folder / PAGE_FILE, page)
+    template = environment.get_template("page.html.j2")
+    content = _content(storage, study, tables, *read_audit(folder))
+    page = template.render(**content)
+    if study.get("report", {}).get("show_records"):
+        write_whole(folder / PAGE_FILE, page, mode=OWNER_ONLY)
+        page = template.render(
+            **content | {"saliency": without_records(content["saliency"], storage)}
+        )
+        (folder / SHARED_FOLDER).mkdir(exist_ok=True)
+        write_whole(folder / SHARED_FOLDER / PAGE_FILE, page)
+    else:
+        write_whole(folder / PAGE_FILE, page)
     write_checklist(folder, study, page)
     return folder / PAGE_FILE
 
@@ -238,6 +249,11 @@ def _content(
         if search
         else answer(study, cohorts, done, tables, leak_clause(found)),
         "search": search,
+        "saliency": saliency_section(
+            storage,
+            _rows(read_saliency(storage.studies / study["name"]), names),
+            show_records=study.get("report", {}).get("show_records", False),
+        ),
         "done": _merge_equal(done),
         "ended": [row for row in leaderboard if row["status"] != "done" and not search],
         "pending": [name for identity, name in names.items() if identity not in listed],

@@ -11,6 +11,7 @@ from typing import Any
 from cxr_ray import __version__
 from cxr_ray.errors import InputError
 from cxr_ray.report.members import cross_validation_id, experiment_ids
+from cxr_ray.report.page_files import PAGE_FILE, SHARED_FOLDER
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.plan import Member, Plan
 
@@ -58,9 +59,16 @@ class Study:
         return [m["experiment_id"] for m in members if gather_fits(storage.trials, m)]
 
     def published(self) -> list[Path]:
-        """Return the tables, pictures and the page, which the tracker holds too."""
+        """Return the tables, pictures and the page, which the tracker holds too.
+
+        Of a page that shows records, the copy that does not.
+        """
         kinds = {".csv", ".md", ".png", ".html"}
-        return sorted(path for path in self.folder.iterdir() if path.suffix in kinds)
+        found = sorted(path for path in self.folder.iterdir() if path.suffix in kinds)
+        if not self.record.get("report", {}).get("show_records"):
+            return found
+        shared = self.folder / SHARED_FOLDER / PAGE_FILE
+        return [shared if path.name == PAGE_FILE else path for path in found]
 
     def ended_file(self, experiment_id: str) -> Path:
         """Name the record of how a trial ended without a result."""
@@ -210,6 +218,7 @@ def open_study(
         ),
         "left_out": [asdict(each) for each in plan.left_out],
         "evaluation": plan.members[0].config.evaluation.model_dump(mode="json"),
+        "report": plan.members[0].config.report.model_dump(mode="json"),
         "version": __version__,
         "git_commit": git_commit,
         "command": command,

@@ -16,6 +16,7 @@ from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
+from cxr_ray.sweep.explaining import explain_study
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
@@ -299,6 +300,8 @@ def _run_course(
             write_study_audit(study.folder, storage.trials, study.record, audit.result())
         )
         found = course.write(study)
+        for sentence in explain_study(storage, study):
+            listener.warn(sentence)
         text = write_study_tables(study.folder, storage.trials, study.record, tables, remarks)
         write_page(storage, study.folder, study.record, tables)
         for identity in done:  # scored by this study's recipe

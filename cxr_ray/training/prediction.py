@@ -9,13 +9,17 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from cxr_ray.data.arm import ArmData
+from cxr_ray.data.batches import collate
 from cxr_ray.data.image_pack import UNREADABLE, decode_image, fault_of
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.new_records import NewRecord
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.data.text_pack import TextPack
+from cxr_ray.data.word_places import name_sections, place_words
 from cxr_ray.errors import InputError
 from cxr_ray.models.classifier import Classifier
+from cxr_ray.report.explanation import Explanation, WordAttribution
+from cxr_ray.training.attribution import grad_cam, integrated_gradients
 from cxr_ray.training.external import best_device, load_classifier
 from cxr_ray.training.loop import DTYPES, score
 from cxr_ray.training.trained_model import TrainedModel, Words
@@ -80,6 +84,57 @@ class Predictor:
         """
         for start in range(0, len(records), BATCH):
             yield from self._judge(records[start : start + BATCH])
+
+    def explain(self, record: NewRecord) -> Explanation:
+        """Judge a record and say what of its image and text moved the logit.
+
+        A modality that is missing and replaced by a mean feature has no attribution; one without
+        an answer has none at all.
+        """
+        (answer,) = self._judge([record])
+        if answer["reason"]:
+            return Explanation(answer)
+        lacks = self._lacks(record)
+        pixels = None
+        if "image" in self._reads and record.read_image is not None:
+            pixels = decode_image(record.read_image(), self.config.image.size)
+        blank = np.zeros((self.config.image.size,) * 2, np.uint8)
+        arm = self._arm((blank if pixels is None else pixels)[None], [record.text or ""])
+        dtype = DTYPES[self.config.compute.precision]
+        batch = collate(arm, np.array([0]), self._device, dtype)
+        self.model.eval()
+        with torch.no_grad():
+            features = self.model.encode(batch)
+        for name in self._reads:
+            if name in lacks and self._replaces(name):
+                features[name] = torch.as_tensor(self._means[name], device=self._device)[None]
+        heat = text = words = None
+        if pixels is not None:
+            assert batch.image is not None
+            heat = grad_cam(self.model, batch.image, features)
+        if "text" in self._reads and "text" not in lacks:
+            assert self._words is not None and batch.tokens is not None and arm.text is not None
+            text = self._seen(record.text or "")
+            words = self._attribute(self._words, text, batch.tokens[0], features)
+        return Explanation(answer, pixels, heat, text, words)
+
+    def _attribute(
+        self, words: Words, text: str, tokens: torch.Tensor, features: dict[str, torch.Tensor]
+    ) -> WordAttribution:
+        placed = place_words(text, words.tokenize)
+        blank = torch.full_like(tokens, words.padding)
+        special = [*range(placed.leading), *range(len(tokens) - placed.trailing, len(tokens))]
+        blank[special] = tokens[special]
+        found = integrated_gradients(self.model, tokens, blank, features)
+        return WordAttribution(
+            tokens=found.tokens,
+            words=placed.sum(found.tokens),
+            spans=placed.spans,
+            sections=np.array(
+                name_sections(text, placed.spans, self.config.text.sections), dtype=str
+            ),
+            gap=found.gap,
+        )
 
     def _judge(self, records: Sequence[NewRecord]) -> list[dict[str, Any]]:
         size = self.config.image.size
@@ -178,12 +233,13 @@ class Predictor:
             text=None if self._words is None else self._pack(self._words, texts),
         )
 
-    def _pack(self, words: Words, texts: Sequence[str]) -> TextPack:
+    def _seen(self, text: str) -> str:
+        """Return what the model reads of a report, but for the length."""
         view = self.config.text
-        seen = [
-            mask_text(view_text(parse_report(text), view.sections), view.mask) for text in texts
-        ]
-        ids = words.tokenize(seen)
+        return mask_text(view_text(parse_report(text), view.sections), view.mask)
+
+    def _pack(self, words: Words, texts: Sequence[str]) -> TextPack:
+        ids = words.tokenize([self._seen(text) for text in texts])
         lengths = [len(row) for row in ids]
         return TextPack(
             tokens=np.array([token for row in ids for token in row], np.int32),
