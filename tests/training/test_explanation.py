@@ -11,12 +11,12 @@ from PIL import Image
 from prepared_phantom import PreparedPhantom, tiny_config
 
 from cxr_ray.data.new_records import NewRecord
-from cxr_ray.data.prepared import read_cohort
 from cxr_ray.evaluation.heads import additive_parts
 from cxr_ray.report.explanation_picture import draw_explanation, save_explanation
 from cxr_ray.report.trial_folder import read_features
 from cxr_ray.storage import Storage
 from cxr_ray.training.prediction import Predictor
+from cxr_ray.training.trained_model import open_trial
 from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
         trial = place.storage.trials / job.experiment_id
         if not trial.exists():
             run_job(job, World(), lambda row: None)
-        return Predictor(place.storage, trial), trial
+        return Predictor(open_trial(place.storage, trial)), trial
 
     return train
 
@@ -137,6 +137,7 @@ def run(trial, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_pictures_of_a_table_have_safe_names_in_a_folder_of_ones_own(trained, film):
     _, trial = trained()
     table = film.parent / "records.csv"
