@@ -80,7 +80,8 @@ def survey(storage: Storage) -> list[Found]:
     Raises
     ------
     InputError
-        If a study's record cannot be read: what it holds would not be known.
+        If a study's record, a manifest or a lease cannot be read: what is in use would not be
+        known.
     """
     use = _read_use(storage)
     running = list(_running(storage, use))
@@ -177,7 +178,7 @@ def _prepared(storage: Storage, use: _Use) -> Iterator[Found]:
             said = "a cohort whose preparation was broken off"
             yield Found(folder, _size(folder), said, "unfinished", folder)
             continue
-        fingerprint = read_manifest(storage, folder.name)["fingerprint"]
+        fingerprint = read_manifest(storage, folder.name).get("fingerprint", "")
         phantoms.setdefault(f"phantom-{fingerprint[:16]}", set()).update(users)
         if not users:
             yield Found(folder, _size(folder), "a cohort that no study uses", "packs", folder)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cxr_ray.errors import store_errors
+from cxr_ray.errors import InputError, store_errors
 from cxr_ray.storage import write_whole
 
 HEARTBEAT_SECONDS = 5.0
@@ -138,11 +138,22 @@ def _take(folder: Path, driver: str) -> Lease | None:
 
 
 def read_lease(folder: Path) -> Lease | None:
-    """Read who holds ``folder``, or None."""
+    """Read who holds ``folder``, or None.
+
+    Raises
+    ------
+    InputError
+        If the lease is damaged.
+    """
+    path = folder / LEASE_FILE
     try:
-        return Lease(**json.loads((folder / LEASE_FILE).read_text()))
+        return Lease(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged, and who works there is not known: remove it if nobody does"
+        ) from error
 
 
 def is_held(folder: Path) -> bool:

@@ -13,7 +13,8 @@ EXAMPLE = """examples:
   python launch/clean.py --storage runs --yes
   python launch/clean.py --storage runs --also packs frozen --yes
 
-Without --yes nothing is removed; what a study holds, or somebody works on, never is."""
+Without --yes nothing is removed; what a study holds, or somebody works on, never is.
+docs/cleaning.md says what each word of --also frees."""
 CHOICES = ("unfinished", "trials", "packs", "frozen")
 
 

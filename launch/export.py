@@ -10,7 +10,7 @@ EXAMPLE = """examples:
   python launch/export.py s3://bucket/runs/trials/0a1b2c3d4e5f6789 exported --no-onnx
   mlflow models predict -m exported/mlflow --env-manager local -i records.json
 
-README.md in the folder says what lies there."""
+docs/export.md says what lies in the folder and how to load it."""
 
 
 def build_parser() -> argparse.ArgumentParser:

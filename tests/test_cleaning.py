@@ -177,6 +177,16 @@ def test_a_study_whose_record_is_damaged_stops_the_cleaning(storage):
         survey(storage)
 
 
+@pytest.mark.parametrize("path", ["prepared/c1/manifest.json", "running/waiting/lease.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\0"])
+def test_a_damaged_manifest_or_lease_stops_the_cleaning_with_one_sentence(storage, path, content):
+    write(storage.root / path, content)
+    before = sorted(storage.root.rglob("*"))
+    with pytest.raises(InputError, match=f"{path} is damaged.*: remove "):
+        survey(storage)
+    assert sorted(storage.root.rglob("*")) == before
+
+
 def test_packs_that_were_freed_are_made_again(tmp_path):
     place = PreparedPhantom(Storage.open(str(tmp_path / "runs")))
     config = tiny_config()
@@ -215,6 +225,15 @@ def test_the_script_removes_nothing_unless_told_and_only_what_was_asked_for(stor
     done = clean("--storage", storage.root, "--yes")
     assert done.returncode == 0 and "freed" in done.stdout and "(6 of 6)" in done.stdout
     assert (storage.trials / "orphan").exists() and not (storage.running / "done").exists()
+
+
+def test_the_script_names_a_damaged_file_without_a_traceback(storage):
+    damaged = storage.prepared / "c1" / "manifest.json"
+    damaged.write_text("{")
+    done = clean("--storage", storage.root, "--yes")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {damaged} is damaged") and done.stderr.count("\n") == 1
+    assert (storage.running / "done").exists()
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,18 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If a newer version of the package prepared it.
+        If it is damaged, or a newer version of the package prepared it.
     """
     fetch_cohort(storage, cohort)
     path = storage.prepared / cohort / MANIFEST
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    if manifest["prepare_version"] > PREPARE_VERSION:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        newer = manifest["prepare_version"] > PREPARE_VERSION
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged: remove its folder, and the sweep's command prepares it again"
+        ) from error
+    if newer:
         raise InputError(
             f"{path} was written by a newer version (prepare_version "
             f"{manifest['prepare_version']}, this one knows {PREPARE_VERSION}); update cxr_ray"
