@@ -1,0 +1,232 @@
+"""Holds the pages against the code: commands, configs, examples and links."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+
+from cxr_ray.config.layers import load_profile, parse_assignments, read_yaml, resolve
+from cxr_ray.data.sources.table_recipe import read_recipe
+from cxr_ray.sweep.grid import find_study_file, load_grid, load_search
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
+COMMAND = re.compile(r"(?:python )?launch/\w+\.py\s+\S")
+
+OF_OTHER_TOOLS = {"--app-name", "--strict"}  # of mlflow and pip-audit
+
+
+@dataclass
+class Block:
+    """A block of code: its page and first line, its language ("" if indented), its text."""
+
+    place: str
+    language: str
+    text: str
+
+
+def code_blocks(page):
+    """Collect the fenced and indented blocks of a page."""
+    found, lines = [], page.read_text(encoding="utf-8").splitlines()
+    number, in_item = 0, False
+    while number < len(lines):
+        line, start = lines[number], number
+        number += 1
+        if fence := re.match(r"\s*```(\w*)", line):
+            while lines[number].strip() != "```":
+                number += 1
+            language, body = fence[1], lines[start + 1 : number]
+            number += 1
+        elif line.startswith("    ") and not in_item and not lines[start - 1].strip():
+            while number < len(lines) and re.match(r"    |\s*$", lines[number]):
+                number += 1
+            language, body = "", lines[start:number]
+        else:
+            if line.strip() and not line.startswith(" "):
+                in_item = bool(re.match(r"[-*] |\d+\. ", line))
+            continue
+        text = dedent("\n".join(body)).strip() + "\n"
+        found.append(Block(f"{page.name}:{start + 1}", language, text))
+    return found
+
+
+def without_fences(page):
+    """Return a page without its fenced blocks."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"^\s*```.*?^\s*```$", "", text, flags=re.M | re.S)
+
+
+def words_of(text):
+    """Split shell text into commands, each a list of words; quoted commands are such too."""
+    text = re.sub(r"<[^<>\n]+>", "PLACEHOLDER", text.replace("\\\n", " "))
+    pending = ""
+    for line in text.splitlines():
+        pending = f"{pending} {line}"
+        try:
+            words = shlex.split(pending, comments=True)
+        except ValueError:  # a quotation goes on in the next line
+            continue
+        pending, command = "", []
+        for word in [*words, ";"]:
+            if word in ("&&", "|", ";"):
+                yield command
+                command = []
+            elif " " in word and COMMAND.search(word):
+                yield from words_of(word)
+            else:
+                command.append(word)
+    assert not pending, f"{pending} has an open quotation"
+
+
+def launch_commands():
+    """Collect (place, script, options) of every command line of the launch scripts."""
+    found = []
+    for page in LINKING:
+        texts = [(b.place, b.text) for b in code_blocks(page) if b.language in ("", "sh")]
+        spans = re.findall(r"`([^`]+)`", without_fences(page))
+        texts += [(page.name, " ".join(s.split())) for s in spans if COMMAND.match(s)]
+        for place, text in texts:
+            if not COMMAND.search(text):
+                continue
+            for words in words_of(text):
+                words = words[1:] if words[:1] == ["python"] else words
+                if words and re.fullmatch(r"launch/\w+\.py", words[0]):
+                    found.append((place, words[0], words[1:]))
+    return found
+
+
+COMMANDS = launch_commands()
+BLOCKS = [block for page in LINKING for block in code_blocks(page)]
+
+
+@pytest.fixture
+def parser_of(monkeypatch):
+    """Build a script's own parser."""
+    monkeypatch.syspath_prepend(ROOT / "launch")
+
+    def build(script):
+        spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.build_parser()
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("place", "script", "options"), COMMANDS, ids=[f"{c[0]} {c[1]}" for c in COMMANDS]
+)
+def test_every_command_of_the_pages_is_one_that_its_script_takes(
+    parser_of, monkeypatch, capsys, place, script, options
+):
+    monkeypatch.chdir(ROOT)
+    try:
+        asked = vars(parser_of(script).parse_args(options))
+    except SystemExit:
+        pytest.fail(f"{place}: {capsys.readouterr().err}")
+    for option, load in (("grid", load_grid), ("search", load_search)):
+        name = asked.get(option)
+        if name and name != "NAME" and not name.startswith("runs/"):
+            load(find_study_file(f"--{option}", name, ROOT / "search_spaces"))
+    if recipe := re.match(r"table:(docs/.+?\.yaml)", str(asked.get("data"))):
+        read_recipe(Path(recipe[1]))
+    overrides = parse_assignments(asked.get("set") or [])
+    resolve([load_profile(asked.get("profile") or "demo"), overrides])
+
+
+def test_the_commands_of_every_kind_of_block_are_found():
+    """A reader of pages that finds nothing would agree with everything."""
+    places = {place.partition(":")[0] for place, _, _ in COMMANDS}
+    assert {"README.md", "search.md", "your-own-data.md", "mimic.md", "cluster-cloud.md"} <= places
+    assert {script for _, script, _ in COMMANDS} >= {
+        f"launch/{name}.py" for name in ("sweep", "prepare", "evaluate", "predict", "audit")
+    }
+
+
+def test_every_option_that_the_pages_name_is_one_of_some_script(parser_of):
+    known = {"--debug", *OF_OTHER_TOOLS}  # run_script adds the first
+    for path in sorted((ROOT / "launch").glob("*.py")):
+        if path.name != "terminal.py":
+            known |= set(parser_of(f"launch/{path.name}")._option_string_actions)
+    for page in LINKING:
+        named = set(re.findall(r"`(--[a-z-]+)[^`]*`", without_fences(page)))
+        assert not named - known, f"{page.name} names {named - known}"
+
+
+def is_yaml(block):
+    return block.language == "yaml" or (
+        not block.language and re.search(r"^(axes|parameters|csv):", block.text, re.M)
+    )
+
+
+YAML = [block for block in BLOCKS if is_yaml(block)]
+
+
+@pytest.mark.parametrize("block", YAML, ids=[block.place for block in YAML])
+def test_every_yaml_of_the_pages_is_accepted(block, tmp_path):
+    tree = yaml.safe_load(block.text)
+    assert tree == read_yaml(block.text, block.place)
+    path = tmp_path / "shown.yaml"
+    path.write_text(block.text, encoding="utf-8")
+    if "csv" in tree:
+        read_recipe(path)
+    elif "axes" in tree:
+        load_grid(path)
+    elif "parameters" in tree:
+        load_search(path)
+    else:
+        resolve([load_profile(str(path))])
+
+
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=[block.place for block in PYTHON])
+def test_every_python_block_compiles_and_runs_if_it_brings_its_imports(
+    block, tmp_path, monkeypatch
+):
+    tree = ast.parse(block.text)
+    monkeypatch.chdir(tmp_path)
+    if isinstance(tree.body[0], (ast.Import, ast.ImportFrom)):
+        exec(compile(tree, block.place, "exec"), {"__name__": "shown"})
+
+
+def anchors(page):
+    """List the anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_local_link_leads_somewhere(page):
+    text = re.sub(r"`[^`]*`", "code", without_fences(page))
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        assert path.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in anchors(path), f"{page.name} links to {target}"
+
+
+def test_every_page_is_listed_in_the_documentations_contents():
+    contents = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    unlisted = [p.name for p in PAGES if p.name != "README.md" and f"({p.name})" not in contents]
+    assert not unlisted
+
+
+def test_the_ci_runs_the_repositorys_own_script():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in [step.get("run") for step in steps]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
