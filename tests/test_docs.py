@@ -12,9 +12,9 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from cxr_ray.config.layers import load_profile, parse_assignments, read_yaml, resolve
+from cxr_ray.config.layers import Layer, load_profile, parse_assignments, read_yaml, resolve
 from cxr_ray.data.sources.table_recipe import read_recipe
-from cxr_ray.sweep.grid import find_study_file, load_grid, load_search
+from cxr_ray.sweep.grid import expand, find_study_file, load_grid, load_search
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -134,7 +134,7 @@ def test_every_command_of_the_pages_is_one_that_its_script_takes(
         pytest.fail(f"{place}: {capsys.readouterr().err}")
     for option, load in (("grid", load_grid), ("search", load_search)):
         name = asked.get(option)
-        if name and name != "NAME" and not name.startswith("runs/"):
+        if name and not name.startswith(("NAME", "FILE", "runs/")):
             load(find_study_file(f"--{option}", name, ROOT / "search_spaces"))
     if recipe := re.match(r"table:(docs/.+?\.yaml)", str(asked.get("data"))):
         read_recipe(Path(recipe[1]))
@@ -179,7 +179,7 @@ def test_every_yaml_of_the_pages_is_accepted(block, tmp_path):
     if "csv" in tree:
         read_recipe(path)
     elif "axes" in tree:
-        load_grid(path)
+        assert expand(load_grid(path), load_profile("demo"), Layer("--set", {}))
     elif "parameters" in tree:
         load_search(path)
     else:
@@ -197,6 +197,23 @@ def test_every_python_block_compiles_and_runs_if_it_brings_its_imports(
     monkeypatch.chdir(tmp_path)
     if isinstance(tree.body[0], (ast.Import, ast.ImportFrom)):
         exec(compile(tree, block.place, "exec"), {"__name__": "shown"})
+
+
+def test_the_fusion_shown_scores_in_numpy_what_its_module_does_in_torch():
+    import torch
+
+    shown = {}
+    for block in code_blocks(ROOT / "docs" / "extending.md"):
+        if "MaximumFusion(" in block.text or "def _maximum" in block.text:
+            exec(block.text, shown)
+    torch.manual_seed(0)
+    module = shown["MaximumFusion"]((3, 5))
+    image, text = torch.randn(40, 3), torch.randn(40, 5)
+    weights = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    found = shown["_maximum"](weights).score(image.numpy(), text.numpy())
+    wanted = module([image, text]).detach().numpy()
+    assert wanted.shape == (40,)
+    assert found == pytest.approx(wanted, abs=1e-5)
 
 
 def anchors(page):

@@ -1,9 +1,11 @@
 """In which order a grid's trials are handed out."""
 
 from types import SimpleNamespace
+from typing import get_args
 
 from cxr_ray.config.layers import Layer, load_profile, resolve
-from cxr_ray.sweep.queue import GridQueue
+from cxr_ray.config.schema import ImageConfig
+from cxr_ray.sweep.queue import IMAGE_COST, GridQueue
 
 
 def order(*models, **fields):
@@ -33,3 +35,7 @@ def test_the_longest_trials_start_first():
 
 def test_a_large_text_encoder_takes_longer_than_a_small_image():
     assert order(("image", None), ("text", None), **{"image.size": 64})[0] == ("text", None)
+
+
+def test_every_image_encoder_has_a_cost():
+    assert set(IMAGE_COST) == set(get_args(ImageConfig.model_fields["encoder"].annotation))
