@@ -20,6 +20,8 @@ from cxr_ray.errors import InputError, did_you_mean
 PROFILES = ("demo", "tiny", "paper")
 # Which fit of a cross-validation an experiment is: the sweep says it.
 PLANNED = ("data.split.repeat", "data.split.fold")
+# What yaml's constructors raise for `2001-99-99`, `!!bool z` and the like.
+_NOT_OF_ITS_KIND = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 # pydantic's own sentences for these speak of what it does inside.
 _PLAINER = {
     "finite_number": "should be a finite number",
@@ -55,18 +57,58 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, Any]:
     return {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in flat.items()}
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Loads plain values, and refuses a name given twice where YAML would keep the last."""
+class _PlainLoader(yaml.SafeLoader):
+    """Loads plain values; refuses names given twice and says where a value is not of its kind."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a value holds itself", node.start_mark
+            )
+        try:
+            # deep: nothing is put off, so that the check above sees it
+            value = super().construct_object(node, deep=True)
+            if isinstance(value, int):
+                str(value)  # Python has a limit of digits, and a sentence may show the value
+        except _NOT_OF_ITS_KIND as error:
+            kind = node.tag.rpartition(":")[2]
+            shown = repr(node.value[:40]) if isinstance(node.value, str) else "this"
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{shown} is not a valid {kind}", node.start_mark
+            ) from error
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.value in names:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key.value} is given twice", key.start_mark
                 )
-            names.add(key.value if isinstance(key.value, str) else None)
+            names.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str, origin: str) -> Any:
+    """Parse YAML of plain values safely.
+
+    Raises
+    ------
+    InputError
+        If ``text`` is no YAML, names something twice, nests too deeply or holds a value that is
+        not of its kind, like a 99th month; ``origin`` names the file or flag.
+    """
+    try:
+        return yaml.load(text, _PlainLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise InputError(f"{origin} is no valid YAML{where}: {problem}") from error
+    except RecursionError as error:
+        raise InputError(f"{origin} is no valid YAML: it nests too deeply") from error
 
 
 def read_yaml(text: str, origin: str) -> dict[str, Any]:
@@ -75,15 +117,9 @@ def read_yaml(text: str, origin: str) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If ``text`` is no YAML, no mapping or names something twice; ``origin`` names the file.
+        As `load_yaml`, and if ``text`` holds no mapping.
     """
-    try:
-        tree = yaml.load(text, _OnceLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise InputError(f"{origin} is no valid YAML{where}: {problem}") from error
+    tree = load_yaml(text, origin)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -125,10 +161,7 @@ def parse_assignments(items: Iterable[str]) -> Layer:
             raise InputError(f"--set {item}: should be key=value, for example train.lr=1e-3")
         if key in values:
             raise InputError(f"--set {key} is given twice")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {item}: the value is no valid YAML") from error
+        values[key] = load_yaml(text, f"--set {item}: the value")
     return Layer("--set", values)
 
 

@@ -16,6 +16,7 @@ from cxr_ray.config.layers import (
     resolve,
 )
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.data.sources.table_recipe import read_recipe
 from cxr_ray.errors import InputError
 
 
@@ -169,6 +170,40 @@ def test_bad_yaml_names_the_file_and_the_fault(text, sentence):
     with pytest.raises(InputError) as caught:
         read_yaml(text, "f.yaml")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("2001-99-99", " at line 1: '2001-99-99' is not a valid timestamp"),
+        ("!!timestamp 1", " at line 1: '1' is not a valid timestamp"),
+        ("0x_", " at line 1: '0x_' is not a valid int"),
+        ("!!int x", " at line 1: 'x' is not a valid int"),
+        ("9" * 4400, f" at line 1: '{'9' * 40}' is not a valid int"),
+        ("0x" + "f" * 4000, f" at line 1: '0x{'f' * 38}' is not a valid int"),
+        ("!!float y", " at line 1: 'y' is not a valid float"),
+        ("!!bool z", " at line 1: 'z' is not a valid bool"),
+        ("!!map x", " at line 1: expected a mapping node"),
+        ("{? [a] : 1}", " at line 1: found unhashable key"),
+        ("{? {a: 1} : 1}", " at line 1: found unhashable key"),
+        ("&a {x: *a}", " at line 1: a value holds itself"),
+        ("&a [*a]", " at line 1: a value holds itself"),
+        ("[" * 3000, ": it nests too deeply"),
+    ],
+)
+def test_yaml_values_that_are_none_are_refused_in_one_sentence_wherever_they_stand(
+    text, fault, tmp_path
+):
+    (tmp_path / "own.yaml").write_text(f"csv: {text}")
+    for read in (
+        lambda: read_yaml(f"data: {text}", "own.yaml"),
+        lambda: read_recipe(tmp_path / "own.yaml"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read()
+        assert str(caught.value).startswith(f"own.yaml is no valid YAML{fault}")
+    said = refusal(f"train.lr={text}")
+    assert said.startswith(f"--set train.lr={text}: the value is no valid YAML{fault}")
 
 
 def test_anchors_and_merges_are_welcome_in_yaml():

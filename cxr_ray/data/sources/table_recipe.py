@@ -9,8 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cxr_ray.config.layers import load_yaml
 from cxr_ray.data.prepared import COHORT_COLUMNS
 from cxr_ray.errors import InputError
 
@@ -123,11 +122,12 @@ def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
         If a key is unknown or missing, or a value is not of its kind.
     """
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"--data: {file} cannot be read") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file.name}: not readable as YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.name}: byte {error.start + 1} is no UTF-8 text") from error
+    given = load_yaml(text, file.name)
     reader = _Reader(file.name)
     given = reader.mapping("the file", given, KEYS, ("csv", "patient", "label"))
     label = reader.mapping("label", given["label"], LABEL_KEYS, LABEL_KEYS[:3])
