@@ -35,7 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="the other source's rules: cohort.*, phantom.*, data.require, data.max_bad_share",
+        help="the other source's rules: cohort.*, phantom.*, data.require, data.max_bad_share, "
+        "data.follow_links",
     )
     parser.add_argument("--name", help="of the test set (default: the source's name)")
     parser.add_argument(

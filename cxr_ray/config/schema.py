@@ -103,11 +103,12 @@ class SplitConfig(Section):
 
 
 class DataConfig(Section):
-    """Split, sub-sampling and what a record must have."""
+    """Split, sub-sampling, what a record must have and whether links may leave the data folder."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     majority_share: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    follow_links: bool = False
     require: Annotated[
         tuple[Modality, ...] | None, BeforeValidator(_one_or_many), AfterValidator(_once_in_order)
     ] = None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxr_ray.data.sources.source import LinkOutside
 from cxr_ray.storage import write_whole
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 IMAGES_FILE = "images.npy"
 CHUNK = 128
+# No format that is a program or a container of programs: Pillow hands EPS to Ghostscript.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -30,8 +33,13 @@ UNREADABLE = (
 )
 
 
+def open_image(content: bytes) -> Image.Image:
+    """Open an image of one of `FORMATS`; others are none, whatever Pillow or a program makes."""
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
 def decode_image(content: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode any image that Pillow reads to a square of grayscale pixels.
+    """Decode an image of one of `FORMATS` to a square of grayscale pixels.
 
     JPEGs are scaled down by the decoder itself (``draft``) before the resize; 16-bit images keep
     their upper eight bits; transparency is laid on black, as outside a radiograph's field.
@@ -45,7 +53,7 @@ def decode_image(content: bytes, size: int) -> NDArray[np.uint8]:
     OSError, SyntaxError, ValueError, NotImplementedError, PIL.Image.DecompressionBombError
         As Pillow does for content that is no image, is cut off or of a kind that it cannot read.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(content) as image:
         image.draft("L", (size, size))
         if image.mode.startswith("I;16") or image.mode == "I":
             pixels = np.asarray(image, dtype=np.int64)
@@ -110,6 +118,8 @@ def open_images(folder: Path) -> NDArray[np.uint8]:
 
 def fault_of(error: BaseException) -> str:
     """Say what is wrong without the file's name, which may hold a patient's id."""
+    if isinstance(error, LinkOutside):
+        return error.fault
     if isinstance(error, FileNotFoundError):
         return "image missing"
     if isinstance(error, Image.UnidentifiedImageError):

@@ -71,7 +71,8 @@ def read_table(file: str) -> list[NewRecord]:
         raise InputError(f"--table {file}: the record {twice[:40]!r} is there twice")
     if table.empty:
         raise InputError(f"--table {file}: it has no row; it should have one a record")
-    root = Root(str(Path(file).absolute().parent))
+    # whoever asks reads their own files, and sees a probability of each, nothing else
+    root = Root(str(Path(file).absolute().parent), follow_links=True)
     records = []
     for number, row in enumerate(table.to_dict("records"), 1):
         image, text = row.get("image", "").strip(), row.get("text")

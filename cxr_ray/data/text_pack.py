@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.reports import parse_report, view_text
+from cxr_ray.data.sources.source import LinkOutside
 from cxr_ray.data.tokenization import (
     PADDING,
     load_pretrained_tokenizer,
@@ -77,6 +78,8 @@ def read_reports_chunk(
             text, fault = "", None
             try:
                 text = "" if reference is None else source.read_report(reference)
+            except LinkOutside as error:
+                fault = error.fault
             except _UNREADABLE as error:
                 fault = f"report unreadable ({type(error).__name__})"
             texts.append(text)

@@ -4,7 +4,6 @@ Records are named by their salted ids; no text, patient id or path is written.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_ray.config.identity import AUDIT_VERSION, digest
-from cxr_ray.data.image_pack import IMAGES_FILE, open_images
+from cxr_ray.data.image_pack import IMAGES_FILE, open_image, open_images
 from cxr_ray.data.masking import LABEL_PATTERN, mask_text
 from cxr_ray.data.prepared import (
     COHORT_COLUMNS,
@@ -307,7 +306,7 @@ def _check_image_files(cohort: "pd.DataFrame", source: "Source") -> list[Finding
 def _header(source: "Source", reference: str) -> tuple[int, int, str] | None:
     """Width, height and kind (``JPEG L``) of an image file, or None if it cannot be read."""
     try:
-        with Image.open(io.BytesIO(source.read_image(reference))) as image:
+        with open_image(source.read_image(reference)) as image:
             return (*image.size, f"{image.format} {image.mode}")
     except _NO_IMAGE:
         return None

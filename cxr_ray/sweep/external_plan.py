@@ -28,7 +28,7 @@ from cxr_ray.sweep.study import STUDY_FILE, Study
 if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
 
-FREE_FIELDS = ("data.require", "data.max_bad_share")
+FREE_FIELDS = ("data.require", "data.max_bad_share", "data.follow_links")
 FREE_SECTIONS = ("cohort", "phantom")
 
 

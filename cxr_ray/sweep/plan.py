@@ -109,7 +109,11 @@ def make_plan(
     seen: dict[str, str] = {}
     for experiment in experiments:
         config = experiment.config
-        recipe = digest(config.model_dump(mode="json", include={"phantom", "cohort"}))
+        recipe = digest(
+            config.model_dump(
+                mode="json", include={"phantom": True, "cohort": True, "data": {"follow_links"}}
+            )
+        )
         if recipe not in sources:
             sources[recipe] = open_source(data, config, storage.prepared, reports, demographics)
             check_overrides(overrides, sources[recipe])

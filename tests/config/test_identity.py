@@ -35,6 +35,7 @@ DECISIONS = {
     "data.seed": ("1", EVERY),
     "data.majority_share": ("0.75", EVERY),
     "data.max_bad_share": ("0.5", NEVER),
+    "data.follow_links": ("true", NEVER),
     "data.require": ("image", EVERY),
     "data.split.kind": ("official", EVERY),
     "data.split.shares": ("0.6,0.2,0.2", EVERY),

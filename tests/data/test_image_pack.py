@@ -1,5 +1,6 @@
 import io
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from cxr_ray.data import image_pack
 from cxr_ray.data.image_pack import (
+    FORMATS,
     allocate_images,
     collect_faults,
     decode_chunk,
@@ -155,6 +157,25 @@ def test_bad_images_become_reasons_that_name_no_file(tmp_path, monkeypatch):
     assert found["cut_png"].startswith("image unreadable")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_images_of_the_named_formats_decode(format):
+    content = encoded(Image.new("L", (40, 40), 77), format)
+    assert np.abs(decode_image(content, SIZE).astype(int) - 77).max() <= 2
+
+
+@pytest.mark.parametrize("format", ["EPS", "DDS", "ICNS", "SGI"])
+def test_other_formats_are_no_images_and_no_program_is_started(format, tmp_path, monkeypatch):
+    content = encoded(Image.new("RGB", (32, 32), (77, 77, 77)), format)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == format
+
+    def started(*arguments, **options):
+        raise AssertionError("a program is started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    assert faults_of(tmp_path, a=content) == {"a": "not an image"}
+
+
 def test_a_missing_image_is_a_reason_and_its_row_stays_black(tmp_path):
     allocate_images(tmp_path, 3, SIZE)
     white = encoded(Image.new("L", (9, 9), 255))
@@ -164,7 +185,7 @@ def test_a_missing_image_is_a_reason_and_its_row_stays_black(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "DDS", "TGA"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM"])
 def test_damage_anywhere_in_a_file_never_escapes_as_another_error(format):
     rng = np.random.default_rng(1)
     whole = encoded(Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)), format)

@@ -35,7 +35,7 @@ def open_source(
         ``phantom``, ``phantom:leaky``, ``mimic:DIR``, ``openi:DIR``, ``table:FILE.yaml`` or
         ``table:FILE.yaml@DIR``.
     config : ExperimentConfig
-        Its ``phantom`` and ``cohort`` parts are read.
+        Its ``phantom``, ``cohort`` and ``data`` parts are read.
     prepared : Path
         Where the phantom is written.
     reports : str, optional
@@ -60,18 +60,19 @@ def open_source(
         return _open_phantom(path, config, prepared)
     if not path:
         raise InputError(f"--data: {kind} needs a path, as in {kind}:PATH")
+    follow_links = config.data.follow_links
     if kind == "mimic":
         from cxr_ray.data.sources.mimic import open_mimic
 
-        return open_mimic(path, reports, demographics)
+        return open_mimic(path, reports, demographics, follow_links)
     if kind == "openi":
         from cxr_ray.data.sources.openi import open_openi
 
-        return open_openi(path, config.cohort)
+        return open_openi(path, config.cohort, follow_links)
     from cxr_ray.data.sources.table import open_table
 
     file, root = _file_and_root(path)
-    return open_table(file, root)
+    return open_table(file, root, follow_links)
 
 
 def _open_phantom(variant: str, config: ExperimentConfig, prepared: Path) -> Source:

@@ -47,10 +47,10 @@ class Demographics:
 
     def tables(self) -> list[Table]:
         """Read the tables."""
-        return [(name, self.root.read(name)) for name in self.files]
+        return [(name, self.root.read_table(name)) for name in self.files]
 
 
-def open_demographics(path: str) -> Demographics:
+def open_demographics(path: str, follow_links: bool = False) -> Demographics:
     """Open one of the two tables, or the folder (or its ``hosp/``) that holds one or both.
 
     Raises
@@ -60,11 +60,11 @@ def open_demographics(path: str) -> Demographics:
     """
     if path.lower().endswith(ENDINGS):
         folder, name = posixpath.split(path)
-        root = opened_root(folder or ".", "--demographics")
+        root = opened_root(folder or ".", "--demographics", follow_links)
         if name not in root.names():
             raise InputError(f"--demographics: {path} does not exist")
         return Demographics(root, (name,))
-    root = opened_root(path, "--demographics")
+    root = opened_root(path, "--demographics", follow_links)
     for place in (root, root.joined(INNER_FOLDER)):
         there = set(place.names())
         files = []

@@ -101,7 +101,7 @@ class MimicSource:
         tables = find_tables(self.root)
         for table in TABLES:
             if table in tables:
-                content = self.root.read(tables[table])
+                content = self.root.read_table(tables[table])
                 digest.update(f"{table}:{len(content)}\n".encode())
                 digest.update(content)
         for number, (_, content) in enumerate(self._demographic_tables()):
@@ -208,7 +208,7 @@ class MimicSource:
         tables = find_tables(self.root)
         if table not in tables:
             raise InputError(f"{self.root.uri}: mimic-cxr-<version>-{table}.csv[.gz] is not there")
-        return tables[table], self.root.read(tables[table])
+        return tables[table], self.root.read_table(tables[table])
 
     def _read(self, table: str, columns: dict[str, str]) -> pd.DataFrame:
         name, raw = self._table(table)
@@ -228,12 +228,15 @@ class MimicSource:
 
 
 def open_mimic(
-    path: str, reports: str | None = None, demographics: str | None = None
+    path: str,
+    reports: str | None = None,
+    demographics: str | None = None,
+    follow_links: bool = False,
 ) -> MimicSource:
     """Open a MIMIC-CXR-JPG folder or URI; reports from ``reports``, else its ``reports/``."""
-    root = opened_root(path, "--data")
+    root = opened_root(path, "--data", follow_links)
     if reports is not None:
-        text: Root | None = opened_root(reports, "--reports")
+        text: Root | None = opened_root(reports, "--reports", follow_links)
     else:
         inside = root.joined("reports")
         text = inside if inside.exists() else None
@@ -241,7 +244,7 @@ def open_mimic(
         root,
         text,
         "files/" if text is None else _report_prefix(text),
-        None if demographics is None else open_demographics(demographics),
+        None if demographics is None else open_demographics(demographics, follow_links),
     )
 
 

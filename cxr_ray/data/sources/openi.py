@@ -126,9 +126,9 @@ class OpeniSource:
         """Nothing to do: the folder is the user's."""
 
 
-def open_openi(path: str, rules: CohortConfig) -> OpeniSource:
+def open_openi(path: str, rules: CohortConfig, follow_links: bool = False) -> OpeniSource:
     """Open a folder and count how many of the records selected by ``rules`` have an image."""
-    root = opened_root(path, "--data")
+    root = opened_root(path, "--data", follow_links)
     images = _image_references(root)
     chosen = [r["uid"] for r in _reports(root) if _label(r["Problems"], rules.positive) >= 0]
     there = root.holds([images.get(uid) for uid in chosen])
@@ -145,10 +145,7 @@ def _label(problems: str, positive: str) -> int:
 
 def _rows(root: Root, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a table as text: ``None`` is a word here, not a missing value."""
-    try:
-        text = root.read(name).decode("utf-8-sig", errors="replace")
-    except FileNotFoundError as error:
-        raise InputError(f"{root.uri}: {name} is not there") from error
+    text = root.read_table(name).decode("utf-8-sig", errors="replace")
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
     for column in columns:
         if column not in (reader.fieldnames or ()):

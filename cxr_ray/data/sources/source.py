@@ -6,9 +6,10 @@ import os
 import posixpath
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 THREADS = 32
 CHUNK = 64
 WORTH_THREADS = 256
+
+
+class LinkOutside(InputError):
+    """A file of a data folder is a symbolic link to one outside it."""
+
+    fault = "link out of the data folder; see data.follow_links"
 
 
 class Source(Protocol):
@@ -109,9 +116,15 @@ class Root:
     ----------
     uri : str
         A local path, or anything with ``://`` that fsspec opens.
+    follow_links : bool
+        Whether a symbolic link may lead out of a local folder. The folder itself may be one.
+    top : str, optional
+        The folder that links must stay in, where it is not ``uri`` itself.
     """
 
     uri: str
+    follow_links: bool = False
+    top: str | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -125,7 +138,7 @@ class Root:
 
     def joined(self, name: str) -> Root:
         """Give the folder ``name`` inside this one."""
-        return Root(posixpath.join(self.uri, name))
+        return replace(self, uri=posixpath.join(self.uri, name), top=self.top or self.uri)
 
     def exists(self) -> bool:
         """Whether the folder or archive is there."""
@@ -151,6 +164,8 @@ class Root:
 
         Raises
         ------
+        LinkOutside
+            If it is a link out of the root, and those are not followed.
         InputError
             If the reference leaves the root.
         OSError
@@ -164,10 +179,32 @@ class Root:
             except KeyError as error:
                 raise FileNotFoundError(f"{reference} is not in {self.uri}") from error
         if not self.is_remote:
-            with open(os.path.join(self.uri, reference), "rb") as file:
+            path = os.path.join(self.uri, reference)
+            if not self.follow_links and not self._keeps(path):
+                raise LinkOutside(
+                    f"{reference} is a link out of {self.top or self.uri}; copy the file there, or"
+                    " set data.follow_links=true"
+                )
+            with open(path, "rb") as file:
                 return file.read()
         system, path = _file_system(self.uri)
         return bytes(system.cat_file(posixpath.join(path, reference)))
+
+    def read_table(self, name: str, advice: str = "") -> bytes:
+        """Read a file without which nothing can be done; ``advice`` is for where it is absent.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read.
+        """
+        try:
+            return self.read(name)
+        except FileNotFoundError as error:
+            raise InputError(f"{name} is not in {self.uri}{advice}") from error
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{name} in {self.uri} cannot be read: {reason}") from error
 
     def holds(self, references: Sequence[str | None]) -> np.ndarray:
         """Whether each reference is a file in here, (N,) bool; None is never."""
@@ -183,6 +220,10 @@ class Root:
             results = pool.map(lambda chunk: [held(reference) for reference in chunk], chunks)
             return np.array([found for result in results for found in result], bool)
 
+    def _keeps(self, path: str) -> bool:
+        """Whether a local path, its links resolved, lies below the folder, its links resolved."""
+        return os.path.realpath(path).startswith(_below(self.top or self.uri))
+
     def _test(self) -> Callable[[str], bool]:
         if self.is_zip:
             return _members(self.uri).__contains__
@@ -192,9 +233,10 @@ class Root:
         return lambda reference: bool(system.isfile(posixpath.join(path, reference)))
 
 
-def opened_root(uri: str, flag: str) -> Root:
+def opened_root(uri: str, flag: str, follow_links: bool = False) -> Root:
     """Give the root, or say which flag names a place that does not exist."""
-    root = Root(uri if "://" in uri else os.path.abspath(os.path.expanduser(uri)))
+    place = uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+    root = Root(place, follow_links)
     if not root.exists():
         raise InputError(f"{flag}: {uri} does not exist")
     return root
@@ -218,6 +260,12 @@ def _file_system(uri: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise InputError(f"{uri}: fsspec cannot open it: {error}") from error
     return system, path
+
+
+@lru_cache(maxsize=16)
+def _below(folder: str) -> str:
+    """Give what the real paths of all that lies in a folder begin with."""
+    return os.path.join(os.path.realpath(folder), "")
 
 
 @lru_cache(maxsize=4)

@@ -141,7 +141,7 @@ class TableSource:
         )
 
 
-def open_table(file: str, root: str | None = None) -> TableSource:
+def open_table(file: str, root: str | None = None, follow_links: bool = False) -> TableSource:
     """Open a table by its YAML.
 
     Parameters
@@ -150,29 +150,28 @@ def open_table(file: str, root: str | None = None) -> TableSource:
         The YAML.
     root : str, optional
         The data set's folder; else the YAML's ``root``, relative to the YAML, else its folder.
+    follow_links : bool
+        Whether symbolic links may lead out of that folder.
     """
     path = Path(file).expanduser()
     recipe, written = read_recipe(path)
     if root is not None:
-        base = opened_root(root, "--data")
+        base = opened_root(root, "--data", follow_links)
     elif written is not None and "://" in written:
-        base = opened_root(written, f"{path.name}: root")
+        base = opened_root(written, f"{path.name}: root", follow_links)
     else:
-        base = opened_root(str(path.parent / (written or ".")), f"{path.name}: root")
+        base = opened_root(str(path.parent / (written or ".")), f"{path.name}: root", follow_links)
     for key, place in (("csv", recipe.csv), ("image_root", recipe.image_root or ".")):
         if not confined(place):
-            raise InputError(f"{path.name}: {key}: {place} must be a path inside the root")
+            raise InputError(
+                f"{path.name}: {key}: {place} must be a path inside the root", follow_links
+            )
     return TableSource(base, recipe)
 
 
 def _content(source: TableSource) -> bytes:
-    try:
-        return source.root.read(source.recipe.csv)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{source.recipe.csv} is not in {source.root.uri}; name the data set's folder, as in"
-            " --data table:FILE.yaml@DIR"
-        ) from error
+    advice = "; name the data set's folder, as in --data table:FILE.yaml@DIR"
+    return source.root.read_table(source.recipe.csv, advice)
 
 
 @lru_cache(maxsize=4)
