@@ -59,15 +59,17 @@ def main(options: argparse.Namespace) -> int:
         read_table(options.table) if options.table else [one_record(options.image, options.text)]
     )
     from cxr_ray.sweep.places import find_place
-    from cxr_ray.training.prediction import Predictor
     from cxr_ray.training.trained_model import is_exported, open_exported, open_trial
 
     exported = Path(options.trial, "model")
     if is_exported(exported):
-        predictor = Predictor(open_exported(exported))
+        model = open_exported(exported)
     else:
         place = find_place(options.trial)
-        predictor = Predictor(open_trial(place.storage, place.folder))
+        model = open_trial(place.storage, place.folder)
+    from cxr_ray.training.prediction import Predictor  # torch, after what can be refused
+
+    predictor = Predictor(model)
     progress = TerminalProgress()
     rows = []
     for row in predictor.predict(records):

@@ -16,13 +16,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> int:
-    from cxr_ray.report.page import rebuild_page
     from cxr_ray.sweep.places import bring_study, find_place
-    from cxr_ray.sweep.study import STUDY_FILE, Study
+    from cxr_ray.sweep.study import Study
 
     place = find_place(options.study)
-    if not place.storage.home.is_shared and (place.folder / STUDY_FILE).is_file():
-        bring_study(place.storage, Study.read(place.folder))
+    study = Study.read(place.folder)
+    if not place.storage.home.is_shared:
+        bring_study(place.storage, study)
+    from cxr_ray.report.page import rebuild_page
+
     page = rebuild_page(place.folder)
     print(f"report: {page}")
     if not place.storage.home.is_shared:

@@ -54,7 +54,6 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--keep",
         type=int,
-        default=3,
         metavar="N",
         help="weights kept of a search: the N best and trial 0 (default: 3)",
     )

@@ -114,8 +114,8 @@ def rebuild_page(folder: Path) -> Path:
         study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"{folder / STUDY_FILE} is no JSON ({error}): repeat the sweep's command, which "
-            "writes it"
+            f"{folder / STUDY_FILE} is no JSON ({error}): remove it and repeat the sweep's "
+            "command, which writes it"
         ) from error
     storage = Storage(folder.absolute().parent.parent)
     return write_page(storage, folder, study, read_tables(folder))

@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from cxr_ray.errors import InputError
 from cxr_ray.storage import ALL_PARTS, RESULT_FILE, TEST_FILE
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -86,8 +87,23 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read how a trial was trained."""
-    result: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+    """Read how a trial was trained.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    path = folder / RESULT_FILE
+    try:
+        result = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(
+            f"{path} is no JSON ({error}): remove the folder, and repeat the sweep's command, "
+            "which trains it again"
+        ) from error
+    if not isinstance(result, dict):
+        raise InputError(f"{path} holds {type(result).__name__}, not a trial's result")
     return result
 
 

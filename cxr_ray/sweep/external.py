@@ -25,6 +25,7 @@ from cxr_ray.sweep.external_plan import (
 )
 from cxr_ray.sweep.places import bring_study
 from cxr_ray.sweep.study import STUDY_FILE, Study
+from cxr_ray.sweep.sweep import check_tracker
 from cxr_ray.sweep.tabulation import tabulate
 
 FEW_CHUNKS = 8
@@ -69,6 +70,7 @@ def run_external(
     InputError
         For bad input of any kind, or where no model can be tested.
     """
+    check_tracker(options.mlflow_uri)
     storage = storage_of(options)
     overrides = allowed_overrides(parse_assignments(options.overrides))
     trials = trials_of(storage, options.folder)

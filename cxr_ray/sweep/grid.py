@@ -166,7 +166,10 @@ def load_grid(path: Path) -> Grid:
                         f"{where} sets {field}, which axis {setter[field]} sets already"
                     )
     combinations = []
-    for number, entry in enumerate(tree.get("combinations") or [], start=1):
+    listed = tree.get("combinations") or []
+    if not isinstance(listed, list):
+        raise InputError(f"{path}: combinations should be a list of when and set, not {listed!r}")
+    for number, entry in enumerate(listed, start=1):
         where = f"{path}: combination {number}"
         entry = _mapping(entry, where)
         _expect_keys(entry, {"when", "set"}, where)

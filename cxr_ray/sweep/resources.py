@@ -32,7 +32,7 @@ class TrialResources:
             ("--gpus-per-worker", self.gpus_per_worker, 0),
             ("--wait-for-room", self.wait_for_room, 1),
         ):
-            if value < least:
+            if not value >= least:  # nor is it, of what is no number
                 raise InputError(f"{flag} {value:g}: should be at least {least}")
 
 

@@ -88,7 +88,12 @@ def start_ray(address: str | None) -> None:
 
 
 def _check_address(address: str | None) -> None:
-    """Refuse a ``host:port`` at which nothing listens, which Ray would try for minutes."""
+    """Refuse what is no address, and a ``host:port`` at which nothing listens."""
+    if address is not None and address not in ("auto", "local") and ":" not in address:
+        raise InputError(
+            f"--address {address}: should be auto or that of a cluster, as in 10.0.0.1:6379 or "
+            "ray://10.0.0.1:10001"
+        )
     host, _, port = (address or "").rpartition(":")
     if not host or "/" in host or not port.isdigit():
         return

@@ -17,6 +17,7 @@ from cxr_ray.sweep.plan import Member, Plan
 
 STUDY_FILE = "study.json"
 ENDED_FOLDER = "ended"
+_NEEDED = ("name", "uuid", "profile", "data_key", "members")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Study:
         Raises
         ------
         InputError
-            If the folder holds none, or a damaged one.
+            If the folder holds none, a damaged one, or one of another version that this one
+            cannot read.
         """
         path = folder / STUDY_FILE
         try:
@@ -46,8 +48,21 @@ class Study:
             raise InputError(f"{path} is not there: give a folder of STORAGE/studies") from error
         except ValueError as error:
             raise InputError(
-                f"{path} is no JSON ({error}): repeat the sweep's command, which writes it"
+                f"{path} is no JSON ({error}): remove it and repeat the sweep's command, which "
+                "writes it"
             ) from error
+        if not isinstance(record, dict):
+            raise InputError(
+                f"{path} holds {type(record).__name__}, not a study: remove it and repeat the "
+                "sweep's command, which writes it"
+            )
+        lacking = [name for name in _NEEDED if name not in record]
+        if lacking:
+            version = record.get("version", "an unknown version")
+            raise InputError(
+                f"{path} lacks {', '.join(lacking)}: cxr_ray {version} wrote it, and this is "
+                f"{__version__}; use the version that wrote it, or another --study"
+            )
         return cls(record["name"], record["uuid"], folder, record)
 
     def done(self, storage: Storage) -> list[str]:
@@ -152,10 +167,10 @@ def check_study(storage: Storage, name: str, plan: Plan, profile: str) -> str | 
     InputError
         If the name belongs to a study on other data or with another profile.
     """
-    path = storage.studies / check_name(name) / STUDY_FILE
-    if not path.exists():
+    folder = storage.studies / check_name(name)
+    if not (folder / STUDY_FILE).exists():
         return None
-    old = json.loads(path.read_text())
+    old = Study.read(folder).record
     for field, new in (("profile", profile), ("data_key", plan.data_key)):
         if old[field] != new:
             what = "other data" if field == "data_key" else f"the profile {old['profile']}"
@@ -234,7 +249,7 @@ def _what_leaves(path: Path, record: dict[str, Any]) -> tuple[str, ...]:
     if not path.exists():
         return ()
     held = {member["experiment_id"] for member in record["members"]}
-    old = json.loads(path.read_text())["members"]
+    old = Study.read(path.parent).record["members"]
     gone = [member["name"] for member in old if member["experiment_id"] not in held]
     if not gone:
         return ()

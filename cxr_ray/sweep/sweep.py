@@ -33,6 +33,8 @@ from cxr_ray.sweep.study import (
 from cxr_ray.sweep.tabulation import tabulate
 
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+# Weights of a search: the best so many, beside those of trial 0.
+KEPT = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class SweepOptions:
     only: Sequence[str] = ()
     trials: int | None = None
     time_budget: float | None = None
-    keep: int = 3
+    keep: int | None = None
     fresh: bool = False
     command: str = ""
     git_commit: str | None = None
@@ -109,7 +111,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     """
     if options.max_concurrent is not None and options.max_concurrent < 1:
         raise InputError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
-    _check_tracker(options.mlflow_uri)
+    check_tracker(options.mlflow_uri)
     if options.seeds < 1:
         raise InputError(f"--seeds {options.seeds}: should be at least 1")
     storage = Storage.open(options.storage, create=create)
@@ -130,6 +132,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
         plan = search.plan
     else:
         assert options.grid is not None
+        check_grid_options(options)
         subject = load_grid(options.grid)
         experiments = expand(subject, profile, overrides, only=options.only, seeds=options.seeds)
         given = Layer("--set", {**subject.base.values, **overrides.values})
@@ -160,6 +163,25 @@ def check_search_options(options: SweepOptions) -> None:
     for flag, value in (("--trials", options.trials), ("--keep", options.keep)):
         if value is not None and value < 1:
             raise InputError(f"{flag} {value}: should be at least 1")
+
+
+def check_grid_options(options: SweepOptions) -> None:
+    """Refuse what only a search reads.
+
+    Raises
+    ------
+    InputError
+        For a flag of searches.
+    """
+    for flag, value in (
+        ("--trials", options.trials),
+        ("--time-budget", options.time_budget),
+        ("--keep", options.keep),
+    ):
+        if value is not None:
+            raise InputError(
+                f"{flag}: a grid trains all its experiments and keeps them; it goes with --search"
+            )
 
 
 def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
@@ -199,7 +221,7 @@ def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
             driver=driver,
             trials=options.trials,
             time_budget=options.time_budget,
-            keep=options.keep,
+            keep=KEPT if options.keep is None else options.keep,
         )
     with course:
         drop_leftovers(storage, driver)
@@ -339,8 +361,14 @@ def _run_course(
     )
 
 
-def _check_tracker(uri: str | None) -> None:
-    """Refuse a tracking address of a kind that MLflow does not know."""
+def check_tracker(uri: str | None) -> None:
+    """Refuse a tracking address of a kind that MLflow does not know.
+
+    Raises
+    ------
+    InputError
+        Names the kinds that it knows.
+    """
     if uri is not None and uri.partition(":")[0].partition("+")[0] not in TRACKERS:
         raise InputError(
             f"--mlflow-uri {uri}: should begin with one of {', '.join(TRACKERS)}, as in "
