@@ -119,6 +119,8 @@ DECISIONS = {
     "compute.compile": (True, NEVER),
     "compute.fused_optimizer": (True, NEVER),
     "compute.pinned_copies": (True, NEVER),
+    "report.saliency": (False, NEVER),
+    "report.show_records": (True, NEVER),
 }
 FUSION_KINDS = get_args(FusionConfig.model_fields["kind"].annotation)
 FUSION_READS = {"fusion.hidden", "fusion.modality_dropout", "fusion.auxiliary"}
