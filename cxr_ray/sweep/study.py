@@ -17,7 +17,7 @@ from cxr_ray.sweep.plan import Member, Plan
 
 STUDY_FILE = "study.json"
 ENDED_FOLDER = "ended"
-_NEEDED = ("name", "uuid", "profile", "data_key", "members")
+_NEEDED = ("name", "uuid", "members")
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def check_study(storage: Storage, name: str, plan: Plan, profile: str) -> str | 
         return None
     old = Study.read(folder).record
     for field, new in (("profile", profile), ("data_key", plan.data_key)):
-        if old[field] != new:
-            what = "other data" if field == "data_key" else f"the profile {old['profile']}"
+        if old.get(field) != new:
+            what = "other data" if field == "data_key" else f"the profile {old.get('profile')}"
             raise InputError(
                 f"study {name} in this storage was made with {what}; give this one a name of "
                 "its own with --study"
