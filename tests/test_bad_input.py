@@ -144,10 +144,6 @@ CONFIG = {
     "no profile": (sweep("--profile", "absent.yaml"), "--profile absent.yaml … demo, tiny, paper"),
     "broken profile": (profile("train: {lr: ["), "p.yaml … no valid YAML … line 1"),
     "profile of a list": (profile("- train\n"), "p.yaml … list … mapping"),
-    "profile says twice": (
-        profile("train:\n  lr: 1\n  lr: 2\n"),
-        "p.yaml … line 3 … lr is given twice",
-    ),
     "profile unknown": (profile("trane: {lr: 1}\n"), "trane.lr … p.yaml … did you mean train.lr"),
     "profile section": (profile("train: 3\n"), "train … p.yaml … section"),
     "profile folder": (sweep("--profile", "."), "--profile . … nor a YAML file"),
