@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test slow ci
+.PHONY: help install demo lint types test slow docs ci
 
 help:  ## print these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -22,6 +22,9 @@ test:  ## run the tests
 
 slow:  ## run the tests that take minutes
 	pytest -m slow
+
+docs:  ## build the documentation as a site in site/
+	mkdocs build --strict --clean -f .mkdocs.yml
 
 ci:  ## all that a change must pass, in a fresh virtual environment
 	.ci/run
