@@ -40,14 +40,21 @@ class Layer:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into dotted names: ``{"loss": {"kind": "bce"}}`` -> ``loss.kind``."""
+    """Turn nested mappings into dotted names: ``{"loss": {"kind": "bce"}}`` -> ``loss.kind``.
+
+    Raises
+    ------
+    InputError
+        If a field is given twice, nested and by its dotted name.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        else:
-            flat[name] = value
+        nested = isinstance(value, Mapping) and value
+        for field, given in (flatten(value, f"{name}.") if nested else {name: value}).items():
+            if field in flat:
+                raise InputError(f"{field} is given twice: in its section and by its dotted name")
+            flat[field] = given
     return flat
 
 

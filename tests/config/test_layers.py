@@ -108,6 +108,11 @@ def test_a_field_given_twice_is_refused():
     assert refusal("train.lr=1", "train.lr=2") == "--set train.lr is given twice"
 
 
+def test_a_field_given_nested_and_dotted_is_refused_not_chosen_from():
+    with pytest.raises(InputError, match="^train.lr is given twice: in its section and by"):
+        flatten({"train.lr": 1, "train": {"lr": 2}})
+
+
 def test_numbers_and_lists_are_read_as_people_write_them():
     config = configured(
         "train.lr=1e-3",
