@@ -20,6 +20,8 @@ from cxr_ray.errors import InputError, did_you_mean
 PROFILES = ("demo", "tiny", "paper")
 # Which fit of a cross-validation an experiment is: the sweep says it.
 PLANNED = ("data.split.repeat", "data.split.fold")
+# Characters of a value that a sentence repeats.
+SHOWN = 200
 # What yaml's constructors raise for `2001-99-99`, `!!bool z` and the like.
 _NOT_OF_ITS_KIND = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 # pydantic's own sentences for these speak of what it does inside.
@@ -164,11 +166,12 @@ def parse_assignments(items: Iterable[str]) -> Layer:
     for item in items:
         key, equals, text = item.partition("=")
         key = key.strip()
+        shown = item if len(item) <= SHOWN else f"{item[:SHOWN]}…"
         if not equals or not key:
-            raise InputError(f"--set {item}: should be key=value, for example train.lr=1e-3")
+            raise InputError(f"--set {shown}: should be key=value, for example train.lr=1e-3")
         if key in values:
             raise InputError(f"--set {key} is given twice")
-        values[key] = load_yaml(text, f"--set {item}: the value")
+        values[key] = load_yaml(text, f"--set {shown}: the value")
     return Layer("--set", values)
 
 

@@ -108,6 +108,12 @@ def test_a_field_given_twice_is_refused():
     assert refusal("train.lr=1", "train.lr=2") == "--set train.lr is given twice"
 
 
+@pytest.mark.parametrize("item", ["=" + "9" * 20_000, "data.seed=" + "9" * 20_000])
+def test_a_sentence_repeats_the_beginning_of_a_long_value(item):
+    assert f"--set {item[:200]}…" in refusal(item)
+    assert len(refusal(item)) < 400
+
+
 def test_a_field_given_nested_and_dotted_is_refused_not_chosen_from():
     with pytest.raises(InputError, match="^train.lr is given twice: in its section and by"):
         flatten({"train.lr": 1, "train": {"lr": 2}})
@@ -207,8 +213,9 @@ def test_yaml_values_that_are_none_are_refused_in_one_sentence_wherever_they_sta
         with pytest.raises(InputError) as caught:
             read()
         assert str(caught.value).startswith(f"own.yaml is no valid YAML{fault}")
-    said = refusal(f"train.lr={text}")
-    assert said.startswith(f"--set train.lr={text}: the value is no valid YAML{fault}")
+    item = f"train.lr={text}"
+    shown = item if len(item) <= 200 else f"{item[:200]}…"
+    assert refusal(item).startswith(f"--set {shown}: the value is no valid YAML{fault}")
 
 
 def test_anchors_and_merges_are_welcome_in_yaml():
