@@ -86,12 +86,19 @@ def survey(storage: Storage) -> list[Found]:
     use = _read_use(storage)
     running = list(_running(storage, use))
     latest = [*storage.studies.glob("*/study.json"), *storage.trials.glob(f"*/{RESULT_FILE}")]
-    busy = any(is_held(each.path) for each in running) or _is_young(latest)
+    leased = [*_folders(storage.running), *_folders(storage.prepared)]
+    busy = any(map(is_held, leased)) or _is_young(latest)
     found = [*_prepared(storage, use), *_trials(storage, use), *running, *_others(storage)]
     found += [
         Found(path, _size(path), "left by a process that was ended", LEFTOVERS)
         for path in _asides(storage)
     ]
+
+    def part(each: Found) -> str:
+        return each.path.relative_to(storage.root).parts[0]
+
+    order = list(dict.fromkeys(map(part, found)))
+    found.sort(key=lambda each: order.index(part(each)))
     return [_guarded(each, storage, busy) for each in found]
 
 
@@ -236,7 +243,7 @@ def _running(storage: Storage, use: _Use) -> Iterator[Found]:
             yield Found(path, size, "a trial under way")
         elif storage.is_finished(path.name, ()):
             yield Found(path, size, "checkpoints of a finished trial", LEFTOVERS, path)
-        elif not any(each.is_dir() for each in path.iterdir()):
+        elif not _folders(path):
             yield Found(path, size, "a lease that was given back", LEFTOVERS, path)
         elif path.name in use.members and not users:
             yield Found(path, size, "checkpoints of a pruned trial", LEFTOVERS, path)
@@ -275,7 +282,11 @@ def _asides(storage: Storage) -> Iterator[Path]:
 
 def _guarded(each: Found, storage: Storage, busy: bool) -> Found:
     """Keep what may be in use although no record says so."""
-    if not each.free or each.lease == each.path and each.path.parent == storage.running:
+    if not each.free:
+        return each
+    if each.path.is_symlink():
+        return each.kept("it is a link, and lies elsewhere")
+    if each.lease == each.path and each.path.parent == storage.running:
         return each
     if each.lease is not None and is_held(each.lease):
         return each.kept("its cohort is being prepared")
@@ -284,14 +295,24 @@ def _guarded(each: Found, storage: Storage, busy: bool) -> Found:
     inside = next((p for p in each.path.parents if p.parent == storage.running), None)
     if inside is not None and is_held(inside):
         return each.kept("its trial is under way")
-    if _is_young([each.path, *each.path.rglob("*")] if each.path.is_dir() else [each.path]):
+    # Not by rglob, which fails at a folder that is removed meanwhile.
+    inner = (Path(w, name) for w, folders, files in os.walk(each.path) for name in folders + files)
+    if _is_young([each.path, *inner]):
         return each.kept("it changed within the last hour")
     return each
 
 
 def _is_young(paths: Collection[Path]) -> bool:
-    now = time.time()
-    return any(now - path.lstat().st_mtime < QUIET_SECONDS for path in paths if path.exists())
+    now, found = time.time(), filter(None, map(_look, paths))
+    return any(now - each.st_mtime < QUIET_SECONDS for each in found)
+
+
+def _look(path: Path) -> os.stat_result | None:
+    """Look at a file, or see that a process at work has removed it since it was listed."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def _used_by(users: Collection[str]) -> str:
@@ -309,11 +330,8 @@ def _size(path: Path) -> int:
 
     Files that are not whole yet may have holes.
     """
-    if not path.is_dir():
-        return path.lstat().st_blocks * 512
-    size = 0
-    for where, folders, files in os.walk(path):
+    files = [] if path.is_dir() else [path]
+    for where, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not _ASIDE.fullmatch(name)]
-        whole = (Path(where, name) for name in files if not _ASIDE.fullmatch(name))
-        size += sum(each.lstat().st_blocks * 512 for each in whole)
-    return size
+        files += (Path(where, name) for name in names if not _ASIDE.fullmatch(name))
+    return sum(each.st_blocks * 512 for each in map(_look, files) if each is not None)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -112,6 +113,43 @@ def test_removing_all_that_is_offered_leaves_all_that_the_study_holds(storage):
     assert (storage.trials / "done" / "model" / "model.safetensors").exists()
     assert (storage.prepared / "salt").exists()
     assert not list(storage.root.rglob(f".*{HEX}"))
+
+
+def test_what_lies_in_a_part_is_listed_together(storage):
+    parts = [each.path.relative_to(storage.root).parts[0] for each in survey(storage)]
+    assert parts[0] == "prepared" and parts.count("prepared") > 10
+    changes = sum(a != b for a, b in zip(parts, parts[1:], strict=False))
+    assert changes + 1 == len(set(parts))
+
+
+def test_what_a_link_leads_to_stays_and_so_does_the_link(storage, tmp_path):
+    (storage.trials / "orphan").rename(tmp_path / "elsewhere")
+    (storage.trials / "orphan").symlink_to(tmp_path / "elsewhere")
+    age(storage)
+    (found,) = [each for each in survey(storage) if each.path.name == "orphan"]
+    assert found.free == "" and found.said.endswith("it is a link, and lies elsewhere")
+
+
+def test_generated_data_stay_while_a_cohort_of_them_is_being_prepared(storage):
+    """Which one that is stands in its manifest, which is written last."""
+    finish(storage)
+    (storage.prepared / "c2" / "manifest.json").unlink()
+    phantom = storage.prepared / ("phantom-" + "c2" * 8)
+    age(storage)
+    assert {e.path: e.free for e in survey(storage)}[phantom] == "packs"
+    acquire_lease(storage.prepared / "c2", "somebody")
+    assert {e.path: e.free for e in survey(storage)}[phantom] == ""
+
+
+def test_what_a_process_at_work_removes_meanwhile_is_no_error(storage, monkeypatch):
+    """Each file is gone by the time that it is looked at."""
+    finish(storage)
+
+    def gone(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert {each.size for each in survey(storage)} == {0}
 
 
 def test_a_study_that_waits_for_trials_keeps_its_checkpoints_and_all_packs_of_its_cohort(storage):

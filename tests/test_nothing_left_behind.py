@@ -32,7 +32,7 @@ parameters:
 """
 QUICK = (
     *("train.max_epochs=2", "train.batch=16", "data.max_bad_share=0.1"),
-    *("evaluation.bootstrap=100", "evaluation.permutations=99"),
+    *("evaluation.bootstrap=100", "evaluation.permutations=99", "report.saliency=true"),
 )
 
 
@@ -156,6 +156,7 @@ def test_what_was_searched_is_what_a_run_leaves_behind(runs):
         *("mlflow.db", "predictions.parquet", "features.npz", "model.safetensors", "report.html"),
         *("leaderboard.csv", "study.json", "asked.jsonl", "external.json", "raylet.out"),
         *("sweep.out", "answers.csv", "result.json", "gcs_server.out"),
+        *("saliency.npz", "saliency.csv"),
     }
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.prepared_record import read_records
 from cxr_ray.data.reports import parse_report, view_text
@@ -20,7 +19,7 @@ from cxr_ray.errors import InputError
 from cxr_ray.report.explanation import WordAttribution
 from cxr_ray.report.explanation_picture import heat_pixels, strip_pixels, word_shades
 from cxr_ray.report.saliency import SECTIONS, TABLE_FILE, THIRDS, read_arrays
-from cxr_ray.report.trial_folder import read_config
+from cxr_ray.report.trial_folder import read_experiment
 from cxr_ray.storage import Storage
 
 SAID = {
@@ -113,7 +112,7 @@ def _read_seen(
 ) -> list[tuple[NDArray[np.uint8], str]]:
     """Read images, and reports as the model reads them."""
     keys = json.loads((trial / "result.json").read_text())["keys"]
-    view = ExperimentConfig.model_validate(read_config(trial)).text
+    view = read_experiment(trial).text
     return [
         (pixels, mask_text(view_text(parse_report(text), view.sections), view.mask))
         for pixels, text in read_records(storage, keys, names)

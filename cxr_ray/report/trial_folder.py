@@ -10,13 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy.special import expit
 
+from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError
 from cxr_ray.storage import ALL_PARTS, RESULT_FILE, TEST_FILE
 
 PREDICTIONS_FILE = "predictions.parquet"
 HISTORY_FILE = "history.csv"
+CONFIG_FILE = "config.yaml"
 FEATURES_FILE = "features.npz"
 
 
@@ -116,5 +119,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read the resolved config that a trial was trained with."""
     # The safe loader in C, which is ten times as fast, where PyYAML was built with it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    config: dict[str, Any] = yaml.load((folder / "config.yaml").read_text(), Loader=loader)
+    config: dict[str, Any] = yaml.load((folder / CONFIG_FILE).read_text(), Loader=loader)
     return config
+
+
+def read_experiment(folder: Path) -> ExperimentConfig:
+    """Read the experiment that a trial was trained as.
+
+    Raises
+    ------
+    InputError
+        If it is not one that this version knows, or is damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return ExperimentConfig.model_validate(read_config(folder))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "it"
+        raise InputError(
+            f"{path}: {field}: {first['msg']}; use the version of cxr_ray that trained it"
+        ) from error
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path} cannot be read: remove the folder, and repeat the sweep's command, which "
+            "trains it again"
+        ) from error

@@ -43,7 +43,8 @@ def explain_study(storage: Storage, study: Study) -> list[str]:
             _explain(storage, best, chosen)
         except (InputError, RuntimeError) as error:  # torch's own, a full device among them
             path.unlink(missing_ok=True)
-            return [f"No saliency of single records: {str(error).splitlines()[0]}"]
+            reason, _, _ = str(error).partition("\n")
+            return [f"No saliency of single records: {reason or type(error).__name__}"]
         records = read_arrays(trial)
     assert records is not None
     write_whole(path, saliency_table(best, records).to_csv(index=False))

@@ -116,8 +116,10 @@ class OtherSource:
 
     def config_for(self, trained: ExperimentConfig) -> ExperimentConfig:
         """Give the trial's config with the rules that the command sets for the other source."""
-        undivided = {"majority_share": None, "split": SplitConfig().model_dump()}
-        data = {f"data.{name}": value for name, value in flatten(undivided).items()}
+        whole = {"majority_share": None, "split": SplitConfig().model_dump()}
+        # Whoever trusted the links of one folder has said nothing of another.
+        other = {**whole, "follow_links": False}
+        data = {f"data.{name}": value for name, value in flatten(other).items()}
         layers = [
             Layer("config.yaml", flatten(trained.model_dump(mode="json"))),
             Layer("--data", {**config_of(self._options.data), **data}),
@@ -147,7 +149,7 @@ def plan_test(
     storage: Storage, trial: Path, label: str, opened: OtherSource
 ) -> "ExternalTest | str":
     """Say what a trial is tested on, or why it cannot be tested."""
-    from cxr_ray.report.trial_folder import has_test, read_config, read_result
+    from cxr_ray.report.trial_folder import has_test, read_experiment, read_result
 
     if not (trial / "result.json").exists():
         return "it is not trained"
@@ -160,7 +162,7 @@ def plan_test(
         return "it is a search's trial, which leaves the test part alone"
     if not storage.home.has(trial / WEIGHTS_FILE):
         return "its weights are not in its folder (model/model.safetensors)"
-    trained = ExperimentConfig.model_validate(read_config(trial))
+    trained = read_experiment(trial)
     keys = read_result(trial)["keys"]
     config = opened.config_for(trained)
     source = opened.source_for(config)

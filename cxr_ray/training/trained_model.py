@@ -24,7 +24,12 @@ from cxr_ray.data.tokenization import (
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.calibration import Recalibration, fit_recalibration
 from cxr_ray.evaluation.thresholds import f1_operating_point
-from cxr_ray.report.trial_folder import read_config, read_features, read_predictions, read_result
+from cxr_ray.report.trial_folder import (
+    read_experiment,
+    read_features,
+    read_predictions,
+    read_result,
+)
 from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE, Storage
 
 JUDGING_FILE = "judging.json"
@@ -107,7 +112,7 @@ def open_trial(storage: Storage, trial: Path) -> TrainedModel:
     if not storage.home.has(trial / WEIGHTS_FILE):
         raise InputError(f"{trial}: its weights were not kept ({WEIGHTS_FILE})")
     storage.home.fetch(trial, RESULT_FILE)
-    config = ExperimentConfig.model_validate(read_config(trial)).uncached
+    config = read_experiment(trial).uncached
     words = _open_words(storage, config, result["keys"])
     features = read_features(trial)
     predictions = read_predictions(trial)
@@ -134,14 +139,20 @@ def open_exported(folder: Path) -> TrainedModel:
     Raises
     ------
     InputError
-        If the folder holds none.
+        If the folder holds none, or one of another version that this one cannot read.
     """
     try:
-        described = json.loads((folder / CONFIG_FILE).read_text())
+        config = ExperimentConfig.model_validate(
+            json.loads((folder / CONFIG_FILE).read_text())["config"]
+        )
         judging = json.loads((folder / JUDGING_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: no whole model that launch/export.py wrote") from error
-    config = ExperimentConfig.model_validate(described["config"])
+        means = {name: np.array(mean, np.float32) for name, mean in judging["train_mean"].items()}
+        threshold = float(judging["threshold_logit"])
+        recalibration = Recalibration(**judging["recalibration"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: no whole model that launch/export.py of this version wrote"
+        ) from error
     words, tokenizer = None, folder / TOKENIZER_FOLDER
     if "text" in config.fusion.modalities:
         if config.text.encoder == "scratch":
@@ -154,9 +165,9 @@ def open_exported(folder: Path) -> TrainedModel:
         config=config,
         weights=folder / Path(WEIGHTS_FILE).name,
         words=words,
-        means={name: np.array(mean, np.float32) for name, mean in judging["train_mean"].items()},
-        threshold=judging["threshold_logit"],
-        recalibration=Recalibration(**judging["recalibration"]),
+        means=means,
+        threshold=threshold,
+        recalibration=recalibration,
     )
 
 

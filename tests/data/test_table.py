@@ -191,7 +191,7 @@ def test_declared_metadata_is_kept_with_its_name_and_changes_the_fingerprint(tmp
         ({"label": BASIC["label"] | {"positive": [True]}}, "True is not a text; quote it"),
         ({"image": None, "text": None}, "neither image nor text"),
         ({"require": ["picture"]}, "image, text"),
-        ({"csv": "../table.csv"}, "inside the root"),
+        ({"csv": "../table.csv"}, "^own.yaml: csv: ../table.csv must be a path inside the root$"),
         ({"csv": "other.csv"}, "other.csv is not in"),
         ({"root": "nowhere"}, "root: .*nowhere does not exist"),
         ({"per_patient": "first"}, "earliest, drop_repeated, all"),

@@ -69,9 +69,17 @@ def test_a_saved_model_judges_as_its_trial_without_the_storage(place, trial, tmp
     expected = pd.DataFrame(Predictor(model).predict(records))
     found = pd.DataFrame(Predictor(open_exported(tmp_path / "model")).predict(records))
     pd.testing.assert_frame_equal(found, expected)
-    (tmp_path / "model" / "config.json").write_text("{")
-    with pytest.raises(InputError, match="no whole model"):
-        open_exported(tmp_path / "model")
+    for name, damaged in (
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", '{"config": {"train": {"of_another_version": 1}}}'),
+        ("judging.json", "{}"),
+    ):
+        whole = (tmp_path / "model" / name).read_text()
+        (tmp_path / "model" / name).write_text(damaged)
+        with pytest.raises(InputError, match="no whole model"):
+            open_exported(tmp_path / "model")
+        (tmp_path / "model" / name).write_text(whole)
 
 
 def test_a_pretrained_encoder_is_saved_with_its_tokenizer_and_no_local_path(tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from prepared_phantom import PreparedPhantom, quiet, tiny_config
 
+from cxr_ray.config.layers import parse_assignments
 from cxr_ray.config.schema import DataConfig
 from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.sources.external import ExternalSource
@@ -17,6 +18,7 @@ from cxr_ray.report.external import score_external
 from cxr_ray.report.trial_folder import read_features, read_predictions
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.external import ExternalOptions, run_external
+from cxr_ray.sweep.external_plan import OtherSource
 from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
@@ -181,6 +183,14 @@ def test_a_finished_test_is_not_repeated(study, tested, monkeypatch):
     again = external(study, *OTHER, name="other")
     assert again.text == tested.text
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_links_of_the_other_source_are_followed_only_where_the_command_says_so(tmp_path):
+    trained = tiny_config(data__follow_links=True)
+    options = ExternalOptions(tmp_path, "phantom")
+    for overrides, followed in ((), False), (("data.follow_links=true",), True):
+        opened = OtherSource(Storage(tmp_path), options, parse_assignments(overrides))
+        assert opened.config_for(trained).data.follow_links is followed
 
 
 def test_a_name_stands_for_one_cohort(study, tested):

@@ -163,9 +163,7 @@ def open_table(file: str, root: str | None = None, follow_links: bool = False) -
         base = opened_root(str(path.parent / (written or ".")), f"{path.name}: root", follow_links)
     for key, place in (("csv", recipe.csv), ("image_root", recipe.image_root or ".")):
         if not confined(place):
-            raise InputError(
-                f"{path.name}: {key}: {place} must be a path inside the root", follow_links
-            )
+            raise InputError(f"{path.name}: {key}: {place} must be a path inside the root")
     return TableSource(base, recipe)
 
 
