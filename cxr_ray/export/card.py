@@ -5,16 +5,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.prepared import fetch_cohort, read_flow, read_manifest
 from cxr_ray.export.onnx_graph import OnnxCheck
 from cxr_ray.report.external import external_folders, read_external, score_external
-from cxr_ray.report.page import format_chance
 from cxr_ray.report.result_table import MISSING, format_share
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.shown_use import ShownUse, describe_use
+from cxr_ray.report.templates import open_templates
 from cxr_ray.report.trial_folder import read_result
 from cxr_ray.storage import Storage
 from cxr_ray.training.trained_model import without_paths
@@ -80,23 +78,14 @@ def write_card(
     tokenizer_warning
         A sentence, where the tokenizer's vocabulary is report text.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cxr_ray.export", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = open_templates("cxr_ray.export")
     environment.filters["cell"] = _cell
-    environment.filters["share"] = format_share
-    environment.filters["chance"] = format_chance
     environment.filters["figure"] = _figure
     content = _content(storage, trial, without_paths(config))
     card = environment.get_template("card.md.j2").render(
         onnx=onnx, onnx_part=onnx_part, tokenizer_warning=tokenizer_warning, **content
     )
-    path.write_text(card)
+    path.write_text(f"{card}\n")
 
 
 def _content(storage: Storage, trial: Path, config: ExperimentConfig) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 
+from cxr_ray.report.templates import open_templates
 from cxr_ray.storage import write_whole
 
 CHECKLIST_FILE = "checklist.html"
@@ -113,14 +113,7 @@ def write_checklist(folder: Path, study: Mapping[str, Any], page: str) -> Path:
         replace(each, items=tuple(item.on_page(anchors) for item in each.items))
         for each in read_checklist()
     ]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cxr_ray.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("checklist.html.j2")
+    template = open_templates("cxr_ray.report").get_template("checklist.html.j2")
     html = template.render(study=study, guidelines=guidelines, sections=SECTIONS)
     write_whole(folder / CHECKLIST_FILE, html)
     return folder / CHECKLIST_FILE

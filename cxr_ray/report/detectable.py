@@ -90,7 +90,7 @@ def format_difference(value: float) -> str:
     Examples
     --------
     >>> [format_difference(value) for value in (0.0366, 0.0505, 0.2358, 0.8)]
-    ['.037', '.050', '.24', '.80']
+    ['.037', '.051', '.24', '.80']
     """
     return f"{value:.{2 if value >= 0.0995 else 3}f}".removeprefix("0")
 

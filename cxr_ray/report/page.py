@@ -4,8 +4,6 @@ Every figure of a table comes from a CSV beside the page: the table names the fi
 the line its row in ``data-row``, the cell its column and full value.
 """
 
-import base64
-import io
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -26,12 +23,12 @@ from cxr_ray.report.calibration_section import calibration_section
 from cxr_ray.report.checklist import write_checklist
 from cxr_ray.report.cohort_section import group_by_unit, read_cohorts
 from cxr_ray.report.comparisons import PRIMARY
+from cxr_ray.report.embedding import embed_figure, embed_png
 from cxr_ray.report.explanation_picture import OWNER_ONLY
 from cxr_ray.report.external_section import external_section, external_table
 from cxr_ray.report.leaderboard import LEADERBOARD_FILE, StudyTables, read_tables
 from cxr_ray.report.page_files import PAGE_FILE, SHARED_FOLDER
 from cxr_ray.report.paper_tables import describe_means, paper_tables
-from cxr_ray.report.result_table import format_share
 from cxr_ray.report.saliency_section import read_saliency, saliency_section, without_records
 from cxr_ray.report.search_page import search_answer, search_content
 from cxr_ray.report.seed_summary import seed_section
@@ -39,6 +36,7 @@ from cxr_ray.report.shown_use import describe_use
 from cxr_ray.report.study_audit import audit_section, leak_clause, read_audit
 from cxr_ray.report.study_tables import compare_arms
 from cxr_ray.report.subgroup_section import subgroup_section
+from cxr_ray.report.templates import is_missing, open_templates
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
     RESULT_FILE,
@@ -138,22 +136,11 @@ def write_page(
     tables
         As they lie in the study's folder.
     """
-    # autoescape: a name, level or title is text, whatever it holds
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cxr_ray.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = format_share
-    environment.filters["signed"] = format_signed
-    environment.filters["chance"] = format_chance
+    environment = open_templates("cxr_ray.report")
     environment.filters["full"] = _full
     environment.filters["by_unit"] = group_by_unit
     environment.filters["metric"] = _name_metric
     environment.filters["kappa"] = format_kappa
-    environment.tests["missing"] = _is_missing
     template = environment.get_template("page.html.j2")
     content = _content(storage, study, tables, *read_audit(folder))
     page = template.render(**content)
@@ -170,40 +157,13 @@ def write_page(
     return folder / PAGE_FILE
 
 
-def format_signed(value: float | None) -> str:
-    """Write a difference with its sign.
-
-    Examples
-    --------
-    >>> format_signed(0.0123), format_signed(-0.0599), format_signed(0.0)
-    ('+.0123', '-.0599', '.0000')
-    """
-    text = format_share(value)
-    return f"+{text}" if value is not None and value > 0 else text
-
-
-def format_chance(value: float | None) -> str:
-    """Write a p-value; what is below .001 is said to be so.
-
-    Examples
-    --------
-    >>> format_chance(0.00018), format_chance(0.0038), format_chance(None)
-    ('<.001', '.0038', '-')
-    """
-    return "<.001" if value is not None and value < 0.001 else format_share(value)
-
-
 def _full(value: Any) -> str:
     """Write a figure as its CSV holds it."""
-    return "" if _is_missing(value) else str(value)
+    return "" if is_missing(value) else str(value)
 
 
 def _name_metric(name: str) -> str:
     return LEADERBOARD_METRICS.get(name, name.replace("_", " "))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value != value
 
 
 def _content(
@@ -219,7 +179,7 @@ def _content(
     external = external_section(storage, _rows(external_table(tables.leaderboard), names))
     tables = tables.internal()
     leaderboard = _rows(tables.leaderboard, names)
-    scored = [row for row in leaderboard if not _is_missing(row["test_set"])]
+    scored = [row for row in leaderboard if not is_missing(row["test_set"])]
     done = [row for row in scored if row["status"] == "done"]
     listed = {row["experiment_id"] for row in leaderboard}
     trials = list(_trials(storage, done))
@@ -241,7 +201,7 @@ def _content(
     seeds = seed_section(tables.summary)
     calibrated = calibration_section(storage, done, tables.net_benefit)
     if calibrated is not None:
-        calibrated |= {name: _picture(calibrated[name]) for name in ("reliability", "decision")}
+        calibrated |= {name: embed_figure(calibrated[name]) for name in ("reliability", "decision")}
     measures = {row["measure"].removesuffix(WITHIN_CLASS) for row in contribution}
     return {
         "study": study,
@@ -260,12 +220,12 @@ def _content(
         "metrics": LEADERBOARD_METRICS,
         "means": describe_means(tables.leaderboard),
         "seeds": seeds,
-        "forest": _picture(_forest(done, seeds)),
+        "forest": embed_figure(_forest(done, seeds)),
         "papers": papers.tables,
         "sensitivity": [row for row in sensitivity if row["metric"] == "auroc"],
         "further_sensitivity": [row for row in sensitivity if row["metric"] != "auroc"],
         "uses": describe_use(sensitivity),
-        "shuffles": _picture(_shuffles(tables.sensitivity, names)),
+        "shuffles": embed_figure(_shuffles(tables.sensitivity, names)),
         "contribution": contribution,
         "measures": [said for name, said in CONTRIBUTIONS.items() if name in measures],
         "external": external,
@@ -275,7 +235,7 @@ def _content(
         "trials": trials,
         "calibrated": calibrated,
         "figures": TRIAL_FIGURES,
-        "curves": _picture(_learning_curves(storage, kept, names)),
+        "curves": embed_figure(_learning_curves(storage, kept, names)),
         "cohorts": cohorts,
         "audit": audit_section(found, rescored, names),
         "command": study["command"],
@@ -326,7 +286,7 @@ def _trials(storage: Storage, done: Sequence[Mapping[str, Any]]) -> Iterator[dic
             continue
         result = read_result(folder)
         pictures = {
-            figure: _embed((folder / "figures" / f"{figure}.png").read_bytes())
+            figure: embed_png((folder / "figures" / f"{figure}.png").read_bytes())
             for figure in TRIAL_FIGURES
             if (folder / "figures" / f"{figure}.png").exists()
         }
@@ -411,15 +371,3 @@ def _learning_curves(
         panel.set_title(names[identity], fontsize=8)
         panel.tick_params(labelsize=7)
     return figure
-
-
-def _picture(figure: Figure | None) -> str | None:
-    if figure is None:
-        return None
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
-    return _embed(content.getvalue())
-
-
-def _embed(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,8 +1,5 @@
 """The page's section on single records: what of their image and text moved the model's answer."""
 
-import base64
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.prepared_record import read_records
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.errors import InputError
+from cxr_ray.report.embedding import embed_pixels
 from cxr_ray.report.explanation import WordAttribution
 from cxr_ray.report.explanation_picture import heat_pixels, strip_pixels, word_shades
 from cxr_ray.report.saliency import SECTIONS, TABLE_FILE, THIRDS, read_arrays
-from cxr_ray.report.trial_folder import read_experiment
+from cxr_ray.report.templates import is_missing
+from cxr_ray.report.trial_folder import read_experiment, read_result
 from cxr_ray.storage import Storage
 
 SAID = {
@@ -80,8 +78,12 @@ def saliency_section(
             {
                 "row": row,
                 "said": SAID[row["kind"]],
-                "image": None if found.heat is None else _embed(heat_pixels(found.heat, pixels)),
-                "strip": None if found.words is None else _embed(strip_pixels(found.words.tokens)),
+                "image": None
+                if found.heat is None
+                else embed_pixels(heat_pixels(found.heat, pixels)),
+                "strip": None
+                if found.words is None
+                else embed_pixels(strip_pixels(found.words.tokens)),
                 "tokens": 0 if found.words is None else len(found.words.tokens),
                 "words": None
                 if found.words is None or text is None
@@ -94,7 +96,7 @@ def saliency_section(
         "shown": seen is not None,
         "problem": problem,
         "thirds": THIRDS,
-        "sections": [s for s in SECTIONS if any(not _is_nan(r[f"text_{s}"]) for r in rows)],
+        "sections": [s for s in SECTIONS if any(not is_missing(r[f"text_{s}"]) for r in rows)],
         "heat_size": f"{sizes[0][0]} by {sizes[0][1]}" if sizes else None,
         "records": records,
     }
@@ -111,7 +113,7 @@ def _read_seen(
     storage: Storage, trial: Path, names: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], str]]:
     """Read images, and reports as the model reads them."""
-    keys = json.loads((trial / "result.json").read_text())["keys"]
+    keys = read_result(trial)["keys"]
     view = read_experiment(trial).text
     return [
         (pixels, mask_text(view_text(parse_report(text), view.sections), view.mask))
@@ -136,13 +138,3 @@ def _shaded(words: WordAttribution, text: str) -> list[dict[str, Any]]:
         )
         end = stop
     return shaded
-
-
-def _embed(pixels: NDArray[np.uint8]) -> str:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def _is_nan(value: Any) -> bool:
-    return bool(value != value)

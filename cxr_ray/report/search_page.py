@@ -1,12 +1,12 @@
 """What a study's page shows of a search, read from the files in its folder."""
 
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from cxr_ray.report.embedding import embed_png
 from cxr_ray.report.search_gain import GAIN_FILE
 
 PICTURES = {
@@ -45,7 +45,7 @@ def search_content(folder: Path, study: Mapping[str, Any]) -> dict[str, Any] | N
         "importance": _records(importance),
         "gain": _records(_read(gain)) if gain.exists() else [],
         "pictures": {
-            caption: _embed(folder / f"search_{name}.png")
+            caption: embed_png((folder / f"search_{name}.png").read_bytes())
             for name, caption in PICTURES.items()
             if (folder / f"search_{name}.png").exists()
         },
@@ -79,7 +79,3 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
         {**{str(key): value for key, value in row.items()}, "place": place}
         for place, row in zip(table.index, table.to_dict("records"), strict=True)
     ]
-
-
-def _embed(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,7 +1,5 @@
 """The page's section on subgroups: what separates, a picture, and every figure folded away."""
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 
 from cxr_ray.evaluation.figures import COLOURS
 from cxr_ray.evaluation.subgroups import FEWEST
+from cxr_ray.report.embedding import embed_figure
 from cxr_ray.report.subgroups import describe_gaps
 
 MODALITIES = ("multimodal", "image", "text")
@@ -75,9 +74,7 @@ def _picture(rows: list[dict[str, Any]]) -> str | None:
         panel.set_title(group, fontsize=9, loc="left")
     panels[-1].set_xlabel("AUROC, full test set, 95 % interval")
     panels[0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return embed_figure(figure)
 
 
 def _draw(

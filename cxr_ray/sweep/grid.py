@@ -9,7 +9,8 @@ from typing import Any
 from cxr_ray.config.layers import Layer, field_names, flatten, read_yaml_file, resolve
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.errors import InputError, did_you_mean
-from cxr_ray.sweep.space import Space, load_space
+from cxr_ray.sweep.space import Space
+from cxr_ray.sweep.space_file import load_space
 
 _KEYS = {"title", "base", "axes", "combinations", "compare"}
 _FIRST_AXES = ("modality", "dataset", "loss")

@@ -3,13 +3,11 @@ import pytest
 from scipy.stats import chi2_contingency, norm
 
 from cxr_ray.evaluation.multiplicity import holm
-from cxr_ray.evaluation.subgroups import (
-    FEWEST,
-    METRICS,
+from cxr_ray.evaluation.subgroups import FEWEST, METRICS, subgroup_figures
+from cxr_ray.evaluation.unpaired import (
     independent_auroc_gap,
     independent_proportion_gap,
     proportion_interval,
-    subgroup_figures,
 )
 
 

@@ -19,10 +19,11 @@ from cxr_ray.report.answer import answer
 from cxr_ray.report.audit import TextAudit
 from cxr_ray.report.calibration_section import CALIBRATION, POINTS
 from cxr_ray.report.leaderboard import collect_tables, read_tables
-from cxr_ray.report.page import PAGE_FILE, format_chance, format_signed, rebuild_page
+from cxr_ray.report.page import PAGE_FILE, rebuild_page
 from cxr_ray.report.result_table import format_share
 from cxr_ray.report.study_audit import AUDIT_TABLE, StudyAudit, TextView, write_study_audit
 from cxr_ray.report.study_tables import write_study_tables
+from cxr_ray.report.templates import format_chance, format_signed
 from cxr_ray.report.trial_folder import write_history, write_predictions
 
 TITLE = "Which <script>alert(1)</script> is best?"
