@@ -9,7 +9,6 @@ from scipy.stats import norm
 
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, as_labels, as_scores
-from cxr_ray.evaluation.metrics import expected_calibration_error
 from cxr_ray.evaluation.proportions import Interval
 
 MAX_STEPS = 100
@@ -58,22 +57,6 @@ class Calibration:
     slope_interval: Interval
     intercept_interval: Interval
     in_the_large_interval: Interval
-
-
-@dataclass(frozen=True)
-class CalibrationError:
-    """Expected calibration error on the test part before and after recalibration.
-
-    Attributes
-    ----------
-    before, after : float
-    recalibration : Recalibration
-        Fitted on the validation part.
-    """
-
-    before: float
-    after: float
-    recalibration: Recalibration
 
 
 def fit_recalibration(label: ArrayLike, logits: ArrayLike) -> Recalibration:
@@ -188,48 +171,6 @@ def calibration(
         slope_interval=interval(line[1], errors[1]),
         intercept_interval=interval(line[0], errors[0]),
         in_the_large_interval=interval(shift, error),
-    )
-
-
-def recalibration_error(
-    val_label: ArrayLike,
-    val_logits: ArrayLike,
-    label: ArrayLike,
-    logits: ArrayLike,
-    *,
-    bins: int = 15,
-) -> CalibrationError:
-    """Compare the test part's ECE before and after recalibration on the validation part.
-
-    Parameters
-    ----------
-    val_label, val_logits : (M,) array-like
-        The full validation part.
-    label, logits : (N,) array-like
-        The test part.
-    bins : int
-        Number of equal-mass bins.
-
-    Returns
-    -------
-    CalibrationError
-        Figures to describe, without an interval: a resample's ECE is biased upwards.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> logits = rng.normal(size=4_000)
-    >>> label = rng.random(4_000) < expit(logits)
-    >>> error = recalibration_error(label[:999], 3 * logits[:999], label[999:], 3 * logits[999:])
-    >>> error.before > 0.1 > 0.04 > error.after
-    True
-    """
-    line = fit_recalibration(val_label, val_logits)
-    positive, scores = _checked(label, logits)
-    return CalibrationError(
-        before=expected_calibration_error(positive, expit(scores), bins=bins),
-        after=expected_calibration_error(positive, expit(line.apply(scores)), bins=bins),
-        recalibration=line,
     )
 
 

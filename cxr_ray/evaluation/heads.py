@@ -150,27 +150,6 @@ def additive_parts(
     return pixels @ row[0, :width], words @ row[0, width:], float(np.squeeze(bias))
 
 
-def additive_head(weight: ArrayLike, bias: ArrayLike) -> HeadScorer:
-    """Make the scorer of a linear head, in the form that any other head takes.
-
-    Parameters
-    ----------
-    weight : (1, D_image + D_text) array-like
-    bias : (1,) array-like
-
-    Returns
-    -------
-    callable
-        ``score(image, text) -> logits``.
-    """
-
-    def score(image: FloatArray, text: FloatArray) -> FloatArray:
-        a, b, c = additive_parts(image, text, weight, bias)
-        return a + b + c
-
-    return score
-
-
 def _additive(weight: FloatArray, bias: FloatArray) -> FusionHead:
     def combine(image: FloatArray, text: FloatArray) -> FloatArray:
         return (image + text)[:, 0] + bias[0]

@@ -26,8 +26,6 @@ from cxr_ray.evaluation.weighted import (
 __all__ = [
     "BOOTSTRAPPED",
     "Interval",
-    "bootstrap_figures",
-    "bootstrap_metrics",
     "metric_intervals",
     "weighted_figures",
     "wilson_interval",
@@ -65,12 +63,22 @@ def metric_intervals(
 
     Parameters
     ----------
-    label, probability, score, threshold, groups, n_resamples, confidence, rng
-        As in `bootstrap_metrics`.
+    label : (N,) array-like of 0/1
+    probability : (N,) array-like
+    rng : numpy.random.Generator
+    score : (N,) array-like, optional
+        What ranks the records: the logit, where there is one.
+    threshold : float
+        On the probability.
     points : mapping of str to float, optional
         Further thresholds by name, on `score`, chosen on other records and taken as given.
     recalibrated : (N,) array-like, optional
         Probabilities after recalibration on other records.
+    groups : (N,) array-like, optional
+        The patient of each record, where a patient has several: patients are drawn, with all
+        their records.
+    n_resamples : int
+    confidence : float
     fixed_ratio : bool
         Whether the design fixed the class ratio; everything is then stratified.
     ece_bins : int
@@ -83,6 +91,19 @@ def metric_intervals(
         care: fewer than 20 patients of a class, or an interval that only describes. Where there is
         none it says why: one class only, fewer than 10 patients to draw from, or resamples that
         all give the same figure.
+
+    Notes
+    -----
+    Bootstrap: Efron & Tibshirani 1993, chapter 13. A resample with one class only is drawn again.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> label = rng.random(400) < 0.3
+    >>> probability = np.clip(0.3 * label + 0.7 * rng.random(400), 0, 1)
+    >>> interval = metric_intervals(label, probability, rng=rng, n_resamples=200)["f1"]
+    >>> interval.method, 0.05 < interval.high - interval.low < 0.2
+    ('bootstrap_percentile', True)
     """
     sample = ScoredSample.of(label, probability, score, threshold, points, recalibrated, ece_bins)
     positive = sample.label
@@ -120,102 +141,6 @@ def metric_intervals(
                 if min(hits, total - hits) < FEW_EVENTS:
                     result[name + suffix] = wilson_interval(hits, total, confidence=confidence)
     return result
-
-
-def bootstrap_metrics(
-    label: ArrayLike,
-    probability: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    score: ArrayLike | None = None,
-    threshold: float = 0.5,
-    groups: ArrayLike | None = None,
-    n_resamples: int = 2000,
-    confidence: float = 0.95,
-    stratified: bool = False,
-) -> dict[str, Interval]:
-    """Bootstrap every metric over patients; percentile intervals.
-
-    Parameters
-    ----------
-    label : (N,) array-like of 0/1
-    probability : (N,) array-like
-    rng : numpy.random.Generator
-    score : (N,) array-like, optional
-        What ranks the records: the logit, where there is one.
-    threshold : float
-        On the probability.
-    groups : (N,) array-like, optional
-        The patient of each record, where a patient has several: patients are drawn, with all
-        their records.
-    n_resamples : int
-    confidence : float
-    stratified : bool
-        Keep the number of patients of each class.
-
-    Returns
-    -------
-    dict of str to Interval
-        In the order of `BOOTSTRAPPED`.
-
-    Raises
-    ------
-    ValueError
-        If one class is absent.
-
-    Notes
-    -----
-    Efron & Tibshirani 1993, chapter 13. A resample with one class only is drawn again.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> label = rng.random(400) < 0.3
-    >>> probability = np.clip(0.3 * label + 0.7 * rng.random(400), 0, 1)
-    >>> interval = bootstrap_metrics(label, probability, rng=rng, n_resamples=200)["f1"]
-    >>> interval.method, 0.05 < interval.high - interval.low < 0.2
-    ('bootstrap_percentile', True)
-    """
-    figures = bootstrap_figures(
-        label,
-        probability,
-        score=score,
-        threshold=threshold,
-        groups=groups,
-        n_resamples=n_resamples,
-        stratified=stratified,
-        rng=rng,
-    )
-    method = "bootstrap_stratified" if stratified else "bootstrap_percentile"
-    return {name: percentile_interval(drawn, confidence, method) for name, drawn in figures.items()}
-
-
-def bootstrap_figures(
-    label: ArrayLike,
-    probability: ArrayLike,
-    *,
-    rng: np.random.Generator,
-    score: ArrayLike | None = None,
-    threshold: float = 0.5,
-    groups: ArrayLike | None = None,
-    n_resamples: int = 2000,
-    stratified: bool = False,
-) -> dict[str, FloatArray]:
-    """Score every bootstrap resample.
-
-    Parameters
-    ----------
-    label, probability, rng, score, threshold, groups, n_resamples, stratified
-        As in `bootstrap_metrics`.
-
-    Returns
-    -------
-    dict of str to (n_resamples,) array of float64
-        In the order of `BOOTSTRAPPED`.
-    """
-    sample = ScoredSample.of(label, probability, score, threshold)
-    sampler = PatientSampler.of(sample.label, groups, stratified=stratified)
-    return sample.draw(sampler, rng, n_resamples, BOOTSTRAPPED)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def missing_modality(
     Parameters
     ----------
     intact, image_missing, text_missing : (N,) array-like
-        Logits of the same records, for a head of any kind; `additive_missing` and
-        `missing_of_head` make the latter two.
+        Logits of the same records, for a head of any kind; `missing_of_head` makes the
+        latter two.
     label : (N,) array-like of 0/1
     rng : numpy.random.Generator
     n_resamples : int
@@ -139,31 +139,6 @@ def missing_modality(
         text=PermutationTest("text_missing", 0, drops(2)),
         utilization=tuple(utilization),
     )
-
-
-def additive_missing(
-    image_part: ArrayLike,
-    text_part: ArrayLike,
-    intercept: float,
-    mean_image: float,
-    mean_text: float,
-) -> tuple[FloatArray, FloatArray]:
-    """Logits of an additive head without the image, and without the text.
-
-    Parameters
-    ----------
-    image_part, text_part : (N,) array-like
-    intercept : float
-    mean_image, mean_text : float
-        The two parts of the training part's mean feature, from
-        `cxr_ray.evaluation.heads.additive_parts` like the others.
-
-    Returns
-    -------
-    image_missing, text_missing : (N,) arrays of float64
-    """
-    a, b = (np.asarray(part, dtype=np.float64) for part in (image_part, text_part))
-    return mean_image + b + intercept, a + mean_text + intercept
 
 
 def missing_of_head(

@@ -36,6 +36,7 @@ FREE = {
     "ece_recalibrated": "ECE, recalibrated",
     "calibration_slope": "calibration slope",
     "calibration_intercept": "calibration intercept",
+    "calibration_in_the_large": "calibration in the large",
 }
 CALLED = {
     "recall": "sensitivity (recall)",

@@ -31,6 +31,7 @@ AT_POINT = {
 CALIBRATION = {
     "calibration_slope": "slope",
     "calibration_intercept": "intercept",
+    "calibration_in_the_large": "in the large",
     "ece": "ECE",
     "brier": "Brier",
 }
@@ -62,7 +63,8 @@ def calibration_section(
         "full": full,
         "points": POINTS,
         "at_point": AT_POINT,
-        "calibration": CALIBRATION,
+        # A study that was scored before may lack one.
+        "calibration": {name: said for name, said in CALIBRATION.items() if name in full[0]},
         "prevalences": [format_share(share) for share in prevalences],
         "declared": _is_declared(full, net_benefit),
         "reliability": _reliability(storage, drawn),

@@ -212,7 +212,7 @@ def calibration_columns(
     patients: NDArray[np.int64],
     suffix: str,
 ) -> dict[str, Any]:
-    """Fit the calibration line of a test set: its slope's and intercept's columns."""
+    """Fit the calibration line of a test set: columns of slope, intercept and shift."""
     events = min(len(np.unique(patients[label == side])) for side in (0, 1))
     if len(np.unique(patients)) < FEW_PATIENTS:
         none = Interval(math.nan, math.nan, TOO_FEW_PATIENTS)
@@ -223,6 +223,7 @@ def calibration_columns(
     for name, figure, interval in (
         ("slope", found.slope, found.slope_interval),
         ("intercept", found.intercept, found.intercept_interval),
+        ("in_the_large", found.in_the_large, found.in_the_large_interval),
     ):
         if events < FEW_EVENTS and not math.isnan(figure):
             interval = replace(interval, method=interval.method + MARK_FEW_EVENTS)

@@ -7,9 +7,9 @@ from cxr_ray.errors import InputError
 from cxr_ray.evaluation.calibration import (
     calibration,
     fit_recalibration,
-    recalibration_error,
     shift_prior,
 )
+from cxr_ray.evaluation.metrics import expected_calibration_error
 from cxr_ray.evaluation.net_benefit import net_benefit
 
 
@@ -39,9 +39,11 @@ def test_recalibration_undoes_what_alpha_or_a_class_ratio_did_and_keeps_every_ra
         pytest.approx(0.5, abs=0.05),
         pytest.approx(-0.5, abs=0.1),
     )
-    error = recalibration_error(label[:10_000], logits[:10_000], label[10_000:], logits[10_000:])
-    assert error.before > 0.08 and error.after < 0.02
-    assert error.recalibration == line
+    before, after = (
+        expected_calibration_error(label[10_000:], expit(each[10_000:]))
+        for each in (logits, line.apply(logits))
+    )
+    assert before > 0.08 and after < 0.02
     assert (np.argsort(line.apply(logits)) == np.argsort(logits)).all()
 
 

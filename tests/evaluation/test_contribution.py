@@ -10,8 +10,8 @@ from cxr_ray.evaluation.contribution import (
     verdict,
 )
 from cxr_ray.evaluation.folds import Folds
-from cxr_ray.evaluation.heads import additive_head, additive_parts
-from cxr_ray.evaluation.missing import additive_missing, missing_modality, missing_of_head
+from cxr_ray.evaluation.heads import additive_parts, fusion_head
+from cxr_ray.evaluation.missing import missing_modality, missing_of_head
 from cxr_ray.evaluation.ranking import auroc, auroc_rows
 from cxr_ray.evaluation.sensitivity import (
     permutation_test,
@@ -161,8 +161,7 @@ def test_within_classes_shuffling_the_image_and_the_text_are_one_test():
 def test_a_missing_modality_takes_away_what_it_gave():
     image, text, label = drawn("complementary", 0)
     rng = np.random.default_rng(0)
-    ignored = np.zeros(SIZE)
-    without = additive_missing(ignored, text, 0.0, 0.0, float(text.mean()))
+    without = text, np.full(SIZE, text.mean())
     found = missing_modality(text, *without, label, rng=rng, n_resamples=200)
     assert all(drop.drop == drop.low == drop.high == 0 for drop in found.image.drops)
     assert found.text["auroc"].perturbed == 0.5
@@ -184,13 +183,13 @@ def test_a_linear_head_misses_alike_as_parts_and_as_a_callable():
     means = image.mean(0), text.mean(0)
     a, b, c = additive_parts(image, text, weight, bias)
     mean_a, mean_b, _ = additive_parts(means[0][None], means[1][None], weight, bias)
-    parts = additive_missing(a, b, c, mean_a[0], mean_b[0])
-    whole = missing_of_head(additive_head(weight, bias), image, text, *means)
-    np.testing.assert_allclose(parts, whole)
+    head = fusion_head("concat", {"linear.weight": weight, "linear.bias": bias})
+    whole = missing_of_head(head.score, image, text, *means)
+    np.testing.assert_allclose(whole, [mean_a + b + c, a + mean_b + c])
     shares = [
         auroc_shapley(a, b, label, rng=np.random.default_rng(0), n_repeats=19, n_resamples=20),
         auroc_shapley_of_head(
-            additive_head(weight, bias), image, text, label, rng=np.random.default_rng(0),
+            head.score, image, text, label, rng=np.random.default_rng(0),
             n_repeats=19, n_resamples=20,
         ),
     ]  # fmt: skip

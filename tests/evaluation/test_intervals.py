@@ -5,12 +5,11 @@ import pytest
 from scipy.stats import binomtest
 
 from cxr_ray.evaluation.intervals import (
-    bootstrap_figures,
-    bootstrap_metrics,
     metric_intervals,
     wilson_interval,
 )
 from cxr_ray.evaluation.metrics import score_predictions
+from cxr_ray.evaluation.resampling import PatientSampler
 from cxr_ray.evaluation.weighted import OF_CALLS
 
 
@@ -33,11 +32,11 @@ def test_wilson_equals_scipy(successes, total):
 def test_the_bootstrap_agrees_with_the_binomial_error_of_an_accuracy():
     label, probability, logit = predictions(1, 2_000)
     rng = np.random.default_rng(2)
-    interval = bootstrap_metrics(label, probability, score=logit, rng=rng)["accuracy"]
+    interval = metric_intervals(label, probability, score=logit, rng=rng)["accuracy"]
     share = score_predictions(label, probability)["accuracy"]
     expected = wilson_interval(share * 2_000, 2_000)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.003)
-    assert interval.method == "bootstrap_percentile"
+    assert interval.method == "bootstrap_bca"
 
 
 def test_each_figure_has_its_interval_around_it_and_says_how_it_was_made():
@@ -113,7 +112,7 @@ def test_repeated_records_of_a_patient_do_not_narrow_the_interval():
 
     def width(*arrays, **more):
         rng = np.random.default_rng(9)
-        interval = bootstrap_metrics(*arrays, rng=rng, n_resamples=800, **more)["f1"]
+        interval = metric_intervals(*arrays, rng=rng, n_resamples=800, **more)["f1"]
         return interval.high - interval.low
 
     single = width(label, probability)
@@ -126,14 +125,14 @@ def test_one_class_only_has_no_interval_and_a_reason():
     intervals = metric_intervals([1, 1], [0.2, 0.3], rng=rng)
     assert all(np.isnan(one.low) and "one class" in one.method for one in intervals.values())
     with pytest.raises(ValueError, match="one class only"):
-        bootstrap_metrics([1, 1], [0.2, 0.3], rng=rng)
+        PatientSampler.of(np.array([True, True]), None)
 
 
 def test_rare_positives_never_vanish_from_a_resample():
     label = np.array([1] + [0] * 30)
     rng = np.random.default_rng(10)
-    figures = bootstrap_figures(label, np.linspace(1, 0, 31), rng=rng, n_resamples=300)
-    assert not any(np.isnan(values).any() for values in figures.values())
+    weights = PatientSampler.of(label == 1, None).draw_weights(rng, 300)
+    assert (weights[:, 0] > 0).all() and (weights[:, 1:].sum(axis=1) > 0).all()
 
 
 def test_all_intervals_of_five_thousand_records_take_seconds():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from cxr_ray.evaluation.intervals import bootstrap_metrics
+from cxr_ray.evaluation.intervals import metric_intervals
 from cxr_ray.evaluation.metrics import score_predictions
 from cxr_ray.evaluation.ranking import auroc_rows
 from cxr_ray.evaluation.resampling import PatientSampler
@@ -55,7 +55,7 @@ def test_models_that_do_not_differ_have_the_interval_of_patients_alone():
     same = np.repeat(logits, 3, axis=1)
     crossed = crossed_bootstrap(label, same, rng=np.random.default_rng(3), n_resamples=500)
     chance = 1 / (1 + np.exp(-logits[0, 0]))
-    plain = bootstrap_metrics(
+    plain = metric_intervals(
         label, chance, score=logits[0, 0], rng=np.random.default_rng(4), n_resamples=500
     )
     assert crossed.spread(0, "auroc") == pytest.approx(0)

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from cxr_ray.evaluation.heads import additive_head, additive_parts
+from cxr_ray.evaluation.heads import additive_parts, fusion_head
 from cxr_ray.evaluation.metrics import score_predictions
 from cxr_ray.evaluation.resampling import PatientSampler
 from cxr_ray.evaluation.sensitivity import (
@@ -146,8 +146,9 @@ def test_a_linear_head_given_as_a_callable_gives_what_its_parts_give():
     label = (a + b + rng.normal(size=200) > 0).astype(int)
     plan = {"n_repeats": 19, "n_resamples": 10, "shuffles": 2, "shuffle": "image"}
     parts = permutation_test(a, b, c, label, rng=np.random.default_rng(3), **plan)
+    head = fusion_head("concat", {"linear.weight": weight, "linear.bias": bias})
     whole = permutation_test_of_head(
-        additive_head(weight, bias), image, text, label, rng=np.random.default_rng(3), **plan
+        head.score, image, text, label, rng=np.random.default_rng(3), **plan
     )
     for one, other in zip(parts.drops, whole.drops, strict=True):
         assert (other.drop, other.low, other.p_value) == pytest.approx(

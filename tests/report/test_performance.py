@@ -90,6 +90,9 @@ def test_recalibration_on_validation_sets_the_test_part_right():
     assert row["ece_recalibrated"] < 0.5 * row["ece"]
     assert row["ece_method"].endswith("descriptive")
     assert row["calibration_slope_method"] == "sandwich"
+    shift, low, high = (row[f"calibration_in_the_large{end}"] for end in ("", "_low", "_high"))
+    assert expit(scores + shift).mean() == pytest.approx(label.mean())
+    assert low < shift < high and abs(row["calibration_in_the_large_recalibrated"]) < abs(shift)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_every_interval_names_its_method_and_every_missing_one_its_reason():
     for found in (overconfident(3), overconfident(4, size=60)):
         row = score_test_set(found, "full", CONFIG, 1)
         bounded = [name.removesuffix("_low") for name in row if name.endswith("_low")]
-        assert len(bounded) == 12 + 3 * 8 + 2 + 4
+        assert len(bounded) == 12 + 3 * 8 + 2 + 6
         for name in bounded:
             missing = row[f"{name}_low"] is None
             assert missing == row[f"{name}_method"].startswith("none")
