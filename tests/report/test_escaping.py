@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from test_page import REASON, Page, make_study
+from small_page import REASON, Page, make_study
 
 from cxr_ray.report.checklist import CHECKLIST_FILE
 from cxr_ray.report.page import PAGE_FILE, rebuild_page

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_page import IDS, Page, make_study
+from small_page import IDS, Page, make_study
 
 from cxr_ray.report.explanation import Explanation, WordAttribution
 from cxr_ray.report.page import rebuild_page

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
-from test_page import Page
+from small_page import Page
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.thresholds import f1_operating_point
