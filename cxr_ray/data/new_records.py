@@ -1,7 +1,6 @@
 """Records to be judged by a trained model, as a command line or a table names them."""
 
 import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -108,5 +107,5 @@ def encoded_records(table: "pd.DataFrame") -> list[NewRecord]:
 def _decode(image: str) -> bytes:
     try:
         return base64.b64decode(image, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of letters that are not ASCII another one than of the rest
         raise InputError("the image is not in base64") from error

@@ -158,8 +158,10 @@ def test_a_served_table_reads_base64_and_says_what_is_missing():
     assert (first.name, first.read_image(), first.text) == ("a", b"hi", None)
     assert (second.name, second.read_image, second.text) == ("2", None, "Fever.")
     assert third.text is None
-    with pytest.raises(InputError, match="not in base64"):
-        third.read_image()
+    (fourth,) = encoded_records(pd.DataFrame({"image": ["\u00e9\u00e9\u00e9\u00e9"]}))
+    for record in (third, fourth):
+        with pytest.raises(InputError, match="not in base64"):
+            record.read_image()
 
 
 @pytest.mark.slow
