@@ -1,4 +1,4 @@
-"""Runs of every script on planted data: outside ``prepared/`` none of it may be left."""
+"""Runs of the scripts on planted data: outside ``prepared/`` none of it may be left."""
 
 import json
 import os
@@ -108,7 +108,10 @@ def listening(processes):
 
 @pytest.fixture(scope="module")
 def runs():
-    """Run every script once, on a table and on a MIMIC-shaped folder."""
+    """Run scripts on a table and on a MIMIC-shaped folder.
+
+    Preparing is a part of a sweep; what is exported holds a vocabulary, and says so.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cxr-planted-", dir="/tmp"))
     runs = Runs(folder)
     table, mimic = f"table:{write_table(runs.data)}", f"mimic:{write_mimic(runs.data / 'mimic')}"
@@ -131,6 +134,9 @@ def runs():
         space = ("--search", runs.data / "rates.yaml", "--trials", 2, "--data", mimic)
         tracker = ("--mlflow-uri", f"sqlite:///{folder}/elsewhere.db")
         runs.run("search", "sweep.py", *space, *usual, *tracker)
+        study = next((path.parent for path in runs.storage.glob("studies/small*/*.html")), "none")
+        runs.run("report", "report.py", study)
+        runs.run("clean", "clean.py", "--storage", runs.storage, "--also", "packs", "trials")
         yield runs
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +144,10 @@ def runs():
 
 @pytest.mark.parametrize(
     ("name", "code"),
-    [("audit", 0), ("sweep", 1), ("refused", 2), ("evaluate", 0), ("predict", 0), ("search", 0)],
+    [
+        *(("audit", 0), ("sweep", 1), ("refused", 2), ("evaluate", 0), ("predict", 0)),
+        *(("search", 0), ("report", 0), ("clean", 0)),
+    ],
 )
 def test_every_script_came_to_the_end_that_was_meant(runs, name, code):
     ended, said = runs.said[name]
