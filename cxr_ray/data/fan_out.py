@@ -1,23 +1,24 @@
 """Running one function over many chunks: in this process, or as Ray tasks."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 
-FanOut = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
+FanOut = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""Takes each chunk's arguments when its turn comes, so that they are never all in memory."""
 
 
-def run_here(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+def run_here(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Call ``function`` with each tuple in turn."""
     for each in arguments:
         yield function(*each)
 
 
 def run_as_ray_tasks(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 ) -> Iterator[Any]:
     """Run ``function`` over a started Ray's CPUs, yielding results as they come.
 
@@ -36,7 +37,7 @@ def ray_tasks(storage: Storage) -> FanOut:
 
 
 def run_on_this_node(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 ) -> Iterator[Any]:
     """Run ``function`` over the CPUs of the machine that asks, which alone sees its files.
 
@@ -51,7 +52,7 @@ def run_on_this_node(
     yield from _run_at_most(len(os.sched_getaffinity(0)), remote, arguments)
 
 
-def _run_at_most(limit: int, remote: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+def _run_at_most(limit: int, remote: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     import ray
 
     waiting = iter(arguments)

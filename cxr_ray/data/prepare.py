@@ -10,7 +10,7 @@ import hmac
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ import numpy as np
 
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
 from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.data import image_pack, text_pack
+from cxr_ray.data import packing, text_pack
 from cxr_ray.data.fan_out import FanOut
+from cxr_ray.data.packing import Progress
 from cxr_ray.data.prepared import (
     AGREEMENT_FILE,
     COHORT_FILE,
-    EMPTY_FILE,
     FLOW_FILE,
     MANIFEST,
     REPORTS_FOLDER,
@@ -34,10 +34,10 @@ from cxr_ray.data.prepared import (
     read_cohort,
 )
 from cxr_ray.data.split import read_parts
-from cxr_ray.data.tokenization import check_pretrained, train_wordpiece
+from cxr_ray.data.tokenization import check_pretrained
 from cxr_ray.errors import InputError
 from cxr_ray.lease import Heartbeat
-from cxr_ray.storage import Storage, move_whole, write_whole
+from cxr_ray.storage import Storage, sync, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
 
 ROWS_FILE = "rows.sha256"
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many of it are done, and how many there are."""
 
 
 def prepare(
@@ -141,11 +138,11 @@ def _prepare_cohort(
     faults: dict[int, str] = {}
     if not cohort_only:
         if "text" in cohort.modalities:
-            faults |= _read_reports(folder, source, frame, fan_out, progress)
+            faults |= packing.read_reports(folder, source, frame, fan_out, progress)
             frame["label_section"] = text_pack.read_column(folder / REPORTS_FOLDER, "label_section")
         if "image" in cohort.required:
             key = keys.image or image_pack_key(keys.cohort, config.image)
-            faults |= _decode_images(folder, source, frame, key, config, fan_out, progress)
+            faults |= packing.decode_images(folder, source, frame, key, config, fan_out, progress)
     flow = list(cohort.flow)
     kept = frame.drop(index=list(faults))
     for reason in sorted(set(faults.values())):
@@ -200,7 +197,10 @@ def _write_cohort(
         record_id=[_name(salt, record) for record in kept["record"]],
         group=[_name(salt, patient) for patient in kept["patient"]],
     )
-    write_whole(folder / COHORT_FILE, kept.to_csv(index=False))
+    aside = folder / f".{COHORT_FILE}"
+    kept.to_csv(aside, index=False)
+    sync(aside)
+    aside.replace(folder / COHORT_FILE)
     write_whole(folder / FLOW_FILE, json.dumps([asdict(step) for step in flow], indent=1))
     agreement = label_agreement(source, config.cohort, kept["record"].tolist())
     if agreement is not None:
@@ -220,9 +220,14 @@ def _write_cohort(
             {"record_id": _name(salt, frame.loc[row, "record"]), "reason": reason}
             for row, reason in sorted(faults.items())
         ],
-        "sha256": {COHORT_FILE: hashlib.sha256((folder / COHORT_FILE).read_bytes()).hexdigest()},
+        "sha256": {COHORT_FILE: _sha256(folder / COHORT_FILE)},
     }
     write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record_checksums(folder: Path) -> None:
@@ -232,8 +237,7 @@ def _record_checksums(folder: Path) -> None:
     new = {str(path.relative_to(folder)): path for path in whole}
     new = {name: path for name, path in sorted(new.items()) if name not in manifest["sha256"]}
     for name, path in new.items():
-        with path.open("rb") as file:
-            manifest["sha256"][name] = hashlib.file_digest(file, "sha256").hexdigest()
+        manifest["sha256"][name] = _sha256(path)
     if new:
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1))
 
@@ -249,7 +253,7 @@ def _prepare_packs(
     if keys.image is not None and not (folder / f"images-{keys.image}").is_dir():
         # Rows in the packs are those of the selection, bad records included.
         frame = _selected(folder, source, config)
-        faults = _decode_images(folder, source, frame, keys.image, config, fan_out, progress)
+        faults = packing.decode_images(folder, source, frame, keys.image, config, fan_out, progress)
         bad = len(set(faults) & set(read_cohort(folder)["row"]))
         if bad:
             raise InputError(
@@ -259,8 +263,10 @@ def _prepare_packs(
     if keys.text is not None and not (folder / f"text-{keys.text}").is_dir():
         reports = folder / REPORTS_FOLDER
         if not reports.is_dir():
-            _read_reports(folder, source, _selected(folder, source, config), fan_out, progress)
-        _tokenize(folder, config, keys, fan_out, progress)
+            packing.read_reports(
+                folder, source, _selected(folder, source, config), fan_out, progress
+            )
+        packing.tokenize(folder, config, keys, fan_out, progress)
 
 
 def _selected(folder: Path, source: "Source", config: ExperimentConfig) -> "pd.DataFrame":
@@ -293,117 +299,6 @@ def _drop_other_rows(folder: Path, frame: "pd.DataFrame") -> None:
         for left in (*folder.glob("images-*"), *folder.glob(f"{REPORTS_FOLDER}*")):
             shutil.rmtree(left)
     write_whole(path, found)
-
-
-def _decode_images(
-    folder: Path,
-    source: "Source",
-    frame: "pd.DataFrame",
-    key: str,
-    config: ExperimentConfig,
-    fan_out: FanOut,
-    progress: Progress,
-) -> dict[int, str]:
-    done, aside = folder / f"images-{key}", folder / f"images-{key}.partial"
-    if not done.is_dir():
-        image_pack.allocate_images(aside, len(frame), config.image.size)
-        chunks = [
-            (aside, source, start, _references(frame, "image", start, image_pack.CHUNK))
-            for start in range(0, len(frame), image_pack.CHUNK)
-        ]
-        _run(fan_out, image_pack.decode_chunk, chunks, "decoding images", len(frame), progress)
-        move_whole(aside, done)
-    return image_pack.collect_faults(done)
-
-
-def _read_reports(
-    folder: Path, source: "Source", frame: "pd.DataFrame", fan_out: FanOut, progress: Progress
-) -> dict[int, str]:
-    done = folder / REPORTS_FOLDER
-    aside = folder / f"{REPORTS_FOLDER}.partial"
-    if not done.is_dir():
-        aside.mkdir(exist_ok=True)
-        chunks = [
-            (aside, source, start, _references(frame, "report", start, text_pack.CHUNK))
-            for start in range(0, len(frame), text_pack.CHUNK)
-        ]
-        read = text_pack.read_reports_chunk
-        _run(fan_out, read, chunks, "reading reports", len(frame), progress)
-        move_whole(aside, done)
-    faults = text_pack.read_column(done, "fault")
-    return {row: fault for row, fault in enumerate(faults) if fault is not None}
-
-
-def _tokenize(
-    folder: Path, config: ExperimentConfig, keys: DataKeys, fan_out: FanOut, progress: Progress
-) -> None:
-    reports = folder / REPORTS_FOLDER
-    view = text_pack.View(
-        sections=config.text.sections,
-        mask=config.text.mask,
-        max_tokens=config.text.max_tokens,
-        encoder=config.text.encoder,
-    )
-    training_step, step = "training the tokenizer", "tokenising chunks of reports"
-    if config.data.split.kind == "kfold":
-        # one name for the small steps of all fits
-        training_step = step = "tokenising reports for each fit"
-    tokenizer = None
-    if config.text.encoder == "scratch":
-        home = folder.with_name(keys.tokenizer_cohort or keys.cohort)
-        tokenizer = home / f"tokenizer-{keys.tokenizer}"
-        if not tokenizer.is_dir() and home != folder:
-            raise InputError(
-                f"{tokenizer}: the tokenizer that the model was trained with is not there; repeat "
-                "the command that trained it"
-            )
-        if not tokenizer.is_dir():
-            progress(training_step, 0, 1)
-            cohort = read_cohort(folder)
-            part = read_parts(cohort, config.data)
-            texts = text_pack.read_column(reports, "text")
-            training = [texts[row] or "" for row in cohort.loc[part == "train", "row"]]
-            aside = folder / f"tokenizer-{keys.tokenizer}.partial"
-            train_wordpiece(training, config.text.vocabulary, aside)
-            move_whole(aside, tokenizer)
-            progress(training_step, 1, 1)
-    aside = folder / f"text-{keys.text}.partial"
-    aside.mkdir(exist_ok=True)
-    chunks = [(path, aside, view, tokenizer) for path in text_pack.report_chunks(reports)]
-    _run(
-        fan_out,
-        text_pack.tokenize_chunk,
-        chunks,
-        step,
-        len(chunks),
-        progress,
-    )
-    text_pack.join_chunks(aside, view, tokenizer)
-    cohort = read_cohort(folder)
-    empty = text_pack.count_empty(aside, cohort["row"].to_numpy(), cohort["label"].to_numpy())
-    counts = {"negative": empty[0], "positive": empty[1]}
-    write_whole(aside / EMPTY_FILE, json.dumps(counts))
-    move_whole(aside, folder / f"text-{keys.text}")
-
-
-def _run(
-    fan_out: FanOut,
-    function: Callable[..., int],
-    chunks: Sequence[tuple[Any, ...]],
-    what: str,
-    total: int,
-    progress: Progress,
-) -> None:
-    done = 0
-    progress(what, done, total)
-    for count in fan_out(function, chunks):
-        done += count
-        progress(what, done, total)
-
-
-def _references(frame: "pd.DataFrame", column: str, start: int, count: int) -> list[str | None]:
-    values = frame[column].iloc[start : start + count]
-    return [value if isinstance(value, str) and value else None for value in values]
 
 
 def _name(salt: bytes, value: object) -> str:

@@ -3,18 +3,18 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.reports import parse_report, view_text
-from cxr_ray.data.sources.source import LinkOutside
+from cxr_ray.data.sources.source import LinkOutside, ReportReader
 from cxr_ray.data.tokenization import (
     PADDING,
     load_pretrained_tokenizer,
@@ -23,9 +23,6 @@ from cxr_ray.data.tokenization import (
     trained_tokenize,
 )
 from cxr_ray.storage import sync, write_whole
-
-if TYPE_CHECKING:
-    from cxr_ray.data.sources.source import Source
 
 CHUNK = 2000
 # Files that are gone, and damaged members of an archive.
@@ -62,7 +59,7 @@ class TextPack:
 
 
 def read_reports_chunk(
-    folder: Path, source: "Source", start: int, references: list[str | None]
+    folder: Path, source: ReportReader, start: int, references: list[str | None]
 ) -> int:
     """Read one chunk of reports into ``folder``; a chunk that is there is not read again.
 
@@ -114,6 +111,33 @@ def read_column(folder: Path, column: str) -> list[str | None]:
     return values
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Reports of some rows of a cohort, of which never more than a chunk's are in memory.
+
+    Attributes
+    ----------
+    folder
+        Of the cohort's reports.
+    rows
+        (N,) rising.
+    """
+
+    folder: Path
+    rows: NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the texts, as often as asked."""
+        import pyarrow.parquet as pq
+
+        start = 0
+        for path in report_chunks(self.folder):
+            texts = pq.read_table(path, columns=["text"])["text"]
+            first, end = np.searchsorted(self.rows, [start, start + len(texts)])
+            yield from texts.take(self.rows[first:end] - start).to_pylist()
+            start += len(texts)
+
+
 def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | None) -> int:
     """Tokenise one file of reports into ``aside``; what is there already is not made again."""
     path = aside / f"{reports.stem}.npz"
@@ -145,11 +169,15 @@ def tokenize_chunk(reports: Path, aside: Path, view: View, tokenizer: Path | Non
 def join_chunks(aside: Path, view: View, tokenizer: Path | None) -> dict[str, Any]:
     """Join the tokenised chunks of ``aside`` into one pack and return what describes it."""
     paths = sorted(aside.glob("reports-*.npz"))
-    chunks = [dict(np.load(path)) for path in paths]
-    lengths = np.concatenate([chunk["lengths"] for chunk in chunks])
-    np.save(aside / "tokens.npy", np.concatenate([chunk["tokens"] for chunk in chunks]))
+    lengths = np.concatenate([_load(path, "lengths") for path in paths])
     np.save(aside / "offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-    np.save(aside / "empty.npy", np.concatenate([chunk["empty"] for chunk in chunks]))
+    np.save(aside / "empty.npy", np.concatenate([_load(path, "empty") for path in paths]))
+    with (aside / "tokens.npy").open("wb") as file:  # a chunk at a time
+        shape = (int(lengths.sum()),)
+        header = {"descr": np.dtype(np.int32).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for path in paths:
+            file.write(_load(path, "tokens").data)
     if tokenizer is None:
         pretrained = load_pretrained_tokenizer(view.encoder)
         size, padding = len(pretrained), pretrained.pad_token_id or PADDING
@@ -160,6 +188,12 @@ def join_chunks(aside: Path, view: View, tokenizer: Path | None) -> dict[str, An
     for path in paths:
         path.unlink()
     return description
+
+
+def _load(path: Path, name: str) -> NDArray[Any]:
+    with np.load(path) as chunk:
+        array: NDArray[Any] = chunk[name]
+        return array
 
 
 def open_text(folder: Path) -> TextPack:

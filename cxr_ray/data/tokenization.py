@@ -27,12 +27,11 @@ class Tokenize(Protocol):
 def train_wordpiece(texts: Iterable[str], vocabulary: int, folder: Path) -> None:
     """Train an uncased WordPiece as BERT's (Devlin et al. 2019) and write it to ``folder``.
 
-    The same texts give the same file in every process. The vocabulary is report text: it must stay
-    under ``prepared/``.
+    The same texts give the same file in every process; they are gone through twice. The vocabulary
+    is report text: it must stay under ``prepared/``.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    texts = list(texts)
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
     words = {

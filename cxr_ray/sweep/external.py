@@ -2,15 +2,17 @@
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from cxr_ray.config.layers import parse_assignments
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.data.fan_out import FanOut, run_as_ray_tasks, run_here
-from cxr_ray.data.prepare import Progress, prepare
+from cxr_ray.data.packing import Progress
+from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared, read_flow, read_manifest
 from cxr_ray.errors import InputError
 from cxr_ray.storage import RESULT_FILE, Storage
@@ -153,18 +155,20 @@ def _prepare_cohorts(
 
 
 def _run_few_here(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 ) -> Iterator[Any]:
     """Run a few chunks in this process, where starting Ray would take longer than they do."""
-    if len(arguments) <= FEW_CHUNKS:
-        return run_here(function, arguments)
+    waiting = iter(arguments)
+    first = list(islice(waiting, FEW_CHUNKS + 1))
+    if len(first) <= FEW_CHUNKS:
+        return run_here(function, first)
     import ray
 
     from cxr_ray.sweep.runner import start_ray
 
     if not ray.is_initialized():
         start_ray(None)
-    return run_as_ray_tasks(function, arguments)
+    return run_as_ray_tasks(function, chain(first, waiting))
 
 
 def _evaluate(

@@ -10,7 +10,8 @@ from cxr_ray.config.identity import DataKeys, cohort_key, data_keys
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, resolve
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.fan_out import FanOut, ray_tasks, run_here
-from cxr_ray.data.prepare import Progress, prepare
+from cxr_ray.data.packing import Progress
+from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import (
     fetch_for_audit,
     is_prepared,

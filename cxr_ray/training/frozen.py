@@ -20,7 +20,7 @@ from cxr_ray.config.schema import ExperimentConfig, Modality
 from cxr_ray.data.fan_out import FanOut
 from cxr_ray.data.frozen_pack import allocate_outputs, frozen_folder, is_written, write_outputs
 from cxr_ray.data.image_pack import open_images
-from cxr_ray.data.prepare import Progress
+from cxr_ray.data.packing import Progress
 from cxr_ray.data.prepared import fetch_pack
 from cxr_ray.data.text_pack import open_text
 from cxr_ray.errors import InputError

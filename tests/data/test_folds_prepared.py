@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from prepared_phantom import PreparedPhantom, quiet, tiny_config
 
-from cxr_ray.data import prepare as preparation
-from cxr_ray.data import text_pack
+from cxr_ray.data import packing, text_pack
 from cxr_ray.data.arm import open_arm
 from cxr_ray.data.fan_out import run_here
+from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import (
     REPORTS_FOLDER,
     is_prepared,
@@ -37,18 +37,16 @@ def folded(tmp_path_factory):
             images.append(reference)
             return phantom.source(config).read_image(reference)
 
-    train = preparation.train_wordpiece
+    train = packing.train_wordpiece
 
     def watched(texts, vocabulary, folder):
-        read.append(texts)
+        read.append(list(texts))
         train(texts, vocabulary, folder)
 
     wanted = [(fit, phantom.keys(fit)) for fit in config.fits]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparation, "train_wordpiece", watched)
-        preparation.prepare(
-            storage, Source(), wanted, fan_out=run_here, progress=quiet, driver="test"
-        )
+        patch.setattr(packing, "train_wordpiece", watched)
+        prepare(storage, Source(), wanted, fan_out=run_here, progress=quiet, driver="test")
     return storage, wanted, read, images
 
 

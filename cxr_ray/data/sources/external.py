@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cxr_ray.config.schema import CohortConfig, DataConfig, ExperimentConfig
     from cxr_ray.data.cohort import FlowStep
-    from cxr_ray.data.sources.source import Source
+    from cxr_ray.data.sources.source import ReportReader, Source
 
 SEEN = "patient of the model's training or validation part"
 
@@ -103,6 +103,10 @@ class ExternalSource:
     def read_report(self, reference: str) -> str:
         """Read the report's text."""
         return self.source.read_report(reference)
+
+    def reports_of(self, references: Sequence[str | None]) -> ReportReader:
+        """Give what reads these reports on another machine."""
+        return self.source.reports_of(references)
 
     def ensure_written(self) -> None:
         """Write what is generated."""

@@ -40,7 +40,7 @@ from cxr_ray.data.sources.mimic_tables import (
     read_table,
     table_header,
 )
-from cxr_ray.data.sources.source import Root, is_plain_name, opened_root, read_text
+from cxr_ray.data.sources.source import ReportReader, Root, is_plain_name, opened_root, read_text
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,6 +168,10 @@ class MimicSource:
         if self.reports is None:
             raise InputError("--reports: needed to read reports; give a folder or zip")
         return read_text(self.reports.read(self._report_path(reference)))
+
+    def reports_of(self, references: Sequence[str | None]) -> ReportReader:
+        """Give itself: a report is a file."""
+        return self
 
     def ensure_written(self) -> None:
         """Nothing to do: the folder is the user's."""

@@ -18,7 +18,13 @@ import numpy as np
 
 from cxr_ray.data.cohort import PARTS, FlowStep, Selection
 from cxr_ray.data.reports import compose_report
-from cxr_ray.data.sources.source import Root, is_plain_name, opened_root
+from cxr_ray.data.sources.source import (
+    HeldReports,
+    ReportReader,
+    Root,
+    is_plain_name,
+    opened_root,
+)
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,6 +127,10 @@ class OpeniSource:
     def read_report(self, reference: str) -> str:
         """Compose a report of the table's sections."""
         return _texts(self.root)[reference]
+
+    def reports_of(self, references: Sequence[str | None]) -> ReportReader:
+        """Give the texts themselves."""
+        return HeldReports({ref: self.read_report(ref) for ref in references if ref is not None})
 
     def ensure_written(self) -> None:
         """Nothing to do: the folder is the user's."""

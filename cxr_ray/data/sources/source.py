@@ -7,8 +7,9 @@ import posixpath
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,24 @@ class LinkOutside(InputError):
     """A file of a data folder is a symbolic link to one outside it."""
 
     fault = "link out of the data folder; see data.follow_links"
+
+
+class ReportReader(Protocol):
+    """What reads reports: a source, or what one task was given of it."""
+
+    def read_report(self, reference: str) -> str:
+        """Read the report's text."""
+
+
+@dataclass(frozen=True)
+class HeldReports:
+    """A few reports that travel to a task, which then need not open the table that holds all."""
+
+    texts: dict[str, str]
+
+    def read_report(self, reference: str) -> str:
+        """Give the report's text."""
+        return self.texts[reference]
 
 
 class Source(Protocol):
@@ -91,6 +110,9 @@ class Source(Protocol):
 
     def read_report(self, reference: str) -> str:
         """Read the report's text."""
+
+    def reports_of(self, references: Sequence[str | None]) -> ReportReader:
+        """Give what reads these reports on another machine, at no more cost than theirs."""
 
     def ensure_written(self) -> None:
         """Write what is generated; nothing to do for data that is already there."""
@@ -160,7 +182,15 @@ class Root:
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in listed)
 
     def read(self, reference: str) -> bytes:
-        """Read one file or member.
+        """Read one file or member; raises as `open` does."""
+        if self.is_remote and not self.is_zip:
+            system, path = _file_system(self.uri)
+            return bytes(system.cat_file(posixpath.join(path, _checked(reference))))
+        with self.open(reference) as file:
+            return file.read()
+
+    def open(self, reference: str) -> IO[bytes]:
+        """Open one file or member.
 
         Raises
         ------
@@ -171,11 +201,10 @@ class Root:
         OSError
             If it cannot be read.
         """
-        if not confined(reference):
-            raise InputError(f"{reference!r}: a reference must be a path inside the data folder")
+        reference = _checked(reference)
         if self.is_zip:
             try:
-                return _archive(self.uri).read(reference)
+                return _archive(self.uri).open(reference)
             except KeyError as error:
                 raise FileNotFoundError(f"{reference} is not in {self.uri}") from error
         if not self.is_remote:
@@ -185,26 +214,33 @@ class Root:
                     f"{reference} is a link out of {self.top or self.uri}; copy the file there, or"
                     " set data.follow_links=true"
                 )
-            with open(path, "rb") as file:
-                return file.read()
+            return open(path, "rb")
         system, path = _file_system(self.uri)
-        return bytes(system.cat_file(posixpath.join(path, reference)))
+        file: IO[bytes] = system.open(posixpath.join(path, reference), "rb")
+        return file
 
-    def read_table(self, name: str, advice: str = "") -> bytes:
-        """Read a file without which nothing can be done; ``advice`` is for where it is absent.
+    @contextmanager
+    def opened_table(self, name: str, advice: str = "") -> Iterator[IO[bytes]]:
+        """Open a file without which nothing can be done; ``advice`` is for where it is absent.
 
         Raises
         ------
         InputError
-            If it cannot be read.
+            If it cannot be read, now or while it is.
         """
         try:
-            return self.read(name)
+            with self.open(name) as file:
+                yield file
         except FileNotFoundError as error:
             raise InputError(f"{name} is not in {self.uri}{advice}") from error
         except (OSError, zipfile.BadZipFile, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{name} in {self.uri} cannot be read: {reason}") from error
+
+    def read_table(self, name: str, advice: str = "") -> bytes:
+        """Read such a file whole."""
+        with self.opened_table(name, advice) as file:
+            return file.read()
 
     def holds(self, references: Sequence[str | None]) -> np.ndarray:
         """Whether each reference is a file in here, (N,) bool; None is never."""
@@ -231,6 +267,12 @@ class Root:
             return lambda reference: os.path.isfile(os.path.join(self.uri, reference))
         system, path = _file_system(self.uri)
         return lambda reference: bool(system.isfile(posixpath.join(path, reference)))
+
+
+def _checked(reference: str) -> str:
+    if not confined(reference):
+        raise InputError(f"{reference!r}: a reference must be a path inside the data folder")
+    return reference
 
 
 def opened_root(uri: str, flag: str, follow_links: bool = False) -> Root:

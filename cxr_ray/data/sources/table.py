@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import posixpath
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxr_ray.data.cohort import PARTS, FlowStep, Selection
-from cxr_ray.data.reports import compose_report
 from cxr_ray.data.sources.groups import GROUP_PREFIX, group_levels
-from cxr_ray.data.sources.source import Root, confined, opened_root
+from cxr_ray.data.sources.source import HeldReports, ReportReader, Root, confined, opened_root
 from cxr_ray.data.sources.table_recipe import TableRecipe, read_recipe
+from cxr_ray.data.sources.table_rows import TableRows, read_rows
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ class TableSource:
 
     def fingerprint(self) -> str:
         """Sha256 of the CSV and of what its columns mean."""
-        meaning = json.dumps(self.recipe.meaning(), sort_keys=True)
-        return sha256(meaning.encode() + b"\n" + _content(self)).hexdigest()
+        digest = sha256(json.dumps(self.recipe.meaning(), sort_keys=True).encode() + b"\n")
+        with _opened(self) as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def rules(self, config: CohortConfig) -> dict[str, Any]:
         """Only ``per_patient``: the other rules are the YAML's and in the fingerprint."""
@@ -79,13 +82,14 @@ class TableSource:
         import pandas as pd
 
         recipe = self.recipe
-        frame = _table(self).add_prefix(CSV)
-        frame[":record"] = _records(self)
+        frame = _rows(self).frame.add_prefix(CSV)
+        frame[":record"] = pd.Series(_records(self), dtype=object)
         patients = [str(name).strip() for name in frame[CSV + recipe.patient]]
         images = _image_references(self)
         frame[":patient"] = patients
         frame[":image"] = pd.Series(images, dtype=object)
         frame[":group"] = _groups(patients, images)
+        frame[":text"] = _rows(self).digests if recipe.text else 0
         selection = Selection(frame, "records", "all rows of the table")
         selection.keep("patient blank", (selection.frame[":patient"] != "").to_numpy())
         for column, values in recipe.where:
@@ -95,7 +99,7 @@ class TableSource:
         if recipe.image is not None:
             inside = [ref is None or confined(ref) for ref in selection.frame[":image"]]
             selection.keep("image path outside the folder", np.array(inside, bool))
-            _drop_listed_again(selection, recipe)
+            _drop_listed_again(selection)
         _note_groups(selection)
         _per_patient(selection, recipe, self.rules(config.cohort)["per_patient"])
         return self._kept(selection.frame), selection.steps
@@ -104,8 +108,8 @@ class TableSource:
         """Whether the image files exist, or the text is not blank, (N,) bool."""
         if modality == "image":
             return self.root.holds(references)
-        texts = _texts(self)
-        return np.array([bool(texts.get(ref or "", "").strip()) for ref in references], bool)
+        blank, row_of = _rows(self).blank, _row_of(self)
+        return np.array([ref in row_of and not blank[row_of[ref]] for ref in references], bool)
 
     def read_image(self, reference: str) -> bytes:
         """Read the image file's bytes."""
@@ -113,7 +117,11 @@ class TableSource:
 
     def read_report(self, reference: str) -> str:
         """Give the text, or a report composed of the columns that hold its sections."""
-        return _texts(self)[reference]
+        return _rows(self).text(_row_of(self)[reference])
+
+    def reports_of(self, references: Sequence[str | None]) -> ReportReader:
+        """Give the texts themselves: another process would have to go through the whole table."""
+        return HeldReports({ref: self.read_report(ref) for ref in references if ref is not None})
 
     def ensure_written(self) -> None:
         """Nothing to do: the table is the user's."""
@@ -122,8 +130,10 @@ class TableSource:
         import pandas as pd
 
         record = frame[":record"].to_numpy(object)
-        texts = _texts(self) if "text" in self.modalities else {}
-        report = [name if texts.get(name, "").strip() else None for name in record]
+        there = np.zeros(len(record), bool)
+        if self.recipe.text:
+            there = self.present("text", record.tolist())
+        report = [name if is_there else None for name, is_there in zip(record, there, strict=True)]
         levels = {
             GROUP_PREFIX + group.name: group_levels(frame[CSV + group.column], group)
             for group in self.recipe.groups
@@ -167,55 +177,27 @@ def open_table(file: str, root: str | None = None, follow_links: bool = False) -
     return TableSource(base, recipe)
 
 
-def _content(source: TableSource) -> bytes:
+def _opened(source: TableSource) -> AbstractContextManager[IO[bytes]]:
     advice = "; name the data set's folder, as in --data table:FILE.yaml@DIR"
-    return source.root.read_table(source.recipe.csv, advice)
+    return source.root.opened_table(source.recipe.csv, advice)
 
 
 @lru_cache(maxsize=4)
-def _table(source: TableSource) -> pd.DataFrame:
-    """Every needed column as text, blank where it is blank."""
-    import pandas as pd
-
-    recipe = source.recipe
-    try:
-        table = pd.read_csv(
-            io.BytesIO(_content(source)),
-            dtype=str,
-            keep_default_na=False,
-            sep=recipe.delimiter,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{recipe.csv}: byte {error.start + 1} is no UTF-8 text; save the table as UTF-8"
-        ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
-    for column in recipe.columns:
-        if column not in table:
-            has = ", ".join(map(str, table.columns))
-            raise InputError(f"{recipe.csv}: column {column!r} is missing; it has {has}")
-    return table[list(recipe.columns)].fillna("")
+def _rows(source: TableSource) -> TableRows:
+    with _opened(source) as file:
+        return read_rows(file, source.recipe)
 
 
 @lru_cache(maxsize=4)
-def _texts(source: TableSource) -> dict[str, str]:
-    """Text of each record; columns that hold sections become one report under headers."""
-    table, columns = _table(source), source.recipe.text
-    names = [name for name, _ in columns]
-    rows = zip(*(table[column].tolist() for _, column in columns), strict=True)
-    if names == [""]:
-        texts = [row[0] for row in rows]
-    else:
-        texts = [compose_report(dict(zip(names, row, strict=True))) for row in rows]
-    return dict(zip(_records(source), texts, strict=True))
+def _row_of(source: TableSource) -> dict[str, int]:
+    """Row of each record."""
+    return {name: row for row, name in enumerate(_records(source))}
 
 
+@lru_cache(maxsize=4)
 def _records(source: TableSource) -> list[str]:
     """Each row's id: the column's, or the row's number."""
-    table, column = _table(source), source.recipe.identifier
+    table, column = _rows(source).frame, source.recipe.identifier
     if column is None:
         return [f"row{number:07d}" for number in range(1, len(table) + 1)]
     names = table[column].str.strip()
@@ -232,10 +214,10 @@ def _image_references(source: TableSource) -> list[str | None]:
     """Paths below the root, one spelling a file; one that leaves the root stays as it is."""
     recipe = source.recipe
     if recipe.image is None:
-        return [None] * len(_table(source))
+        return [None] * len(_rows(source).frame)
     folder = posixpath.join(source.root.uri, recipe.image_root).rstrip("/") + "/"
     references: list[str | None] = []
-    for given in _table(source)[recipe.image]:
+    for given in _rows(source).frame[recipe.image]:
         path = given.strip().replace("\\", "/").removeprefix(folder)
         if not path:
             references.append(None)
@@ -281,11 +263,10 @@ def _label(value: str, recipe: TableRecipe) -> int:
     return 0 if terms and all(term in recipe.negative for term in terms) else -1
 
 
-def _drop_listed_again(selection: Selection, recipe: TableRecipe) -> None:
+def _drop_listed_again(selection: Selection) -> None:
     """Keep one of the rows that repeat an image with its text and label: nothing would be new."""
     frame = selection.frame
-    same = [":image", "label", *(CSV + column for _, column in recipe.text)]
-    repeats = frame.duplicated(same) & frame[":image"].notna()
+    repeats = frame.duplicated([":image", "label", ":text"]) & frame[":image"].notna()
     selection.keep("image, text and label listed before", ~repeats.to_numpy())
 
 

@@ -95,8 +95,13 @@ class TableRecipe:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column that is read, once."""
+        return tuple(dict.fromkeys([*self.row_columns, *(column for _, column in self.text)]))
+
+    @property
+    def row_columns(self) -> tuple[str, ...]:
+        """Those of them that say more than a text."""
         named = (self.identifier, self.patient, self.image, self.label_column, self.order)
-        wanted = [*named, *(c for _, c in self.text), *(c for c, _ in self.where), *self.metadata]
+        wanted = [*named, *(column for column, _ in self.where), *self.metadata]
         wanted += [group.column for group in self.groups]
         return tuple(dict.fromkeys(column for column in wanted if column is not None))
 
