@@ -14,12 +14,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import against_plain
 import cohort
 import decoders
 import frozen
 import loader
+import paper_scale
+import prepare
+import repeated
 import scaling
 import tax
 import text
@@ -33,22 +37,25 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "scaling": scaling.measure,
     "cohort": cohort.measure,
     "decoders": decoders.measure,
+    "prepare": prepare.measure,
+    "repeated": repeated.measure,
     "frozen": frozen.measure,
     "text": text.measure,
 }
+PAPER = "paper"  # a table of its own, without bars
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 # The page's own words stand outside of these and stay.
 BEGIN, END = "<!-- benchmarks/run.py writes from here -->", "<!-- to here -->"
 
 
-def measure_apart(measure: Callable[[Path], list[Row]], scratch: Path) -> list[Row]:
+def run_apart(measure: Callable[..., Any], *arguments: Path) -> Any:
     """Run one benchmark in a fresh process, so that none inherits another's threads or memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, scratch).result()
+        return pool.submit(measure, *arguments).result()
 
 
-def describe(rows: Sequence[Row], minutes: float) -> str:
-    """Set the rows as Markdown, with the machine and where the rest goes."""
+def describe(rows: Sequence[Row], paper: str, minutes: float) -> str:
+    """Set the rows as Markdown, with the machine, where the rest goes, and the paper's price."""
     lines = [
         f"Written by `python benchmarks/run.py` on {datetime.date.today()} in {minutes:.0f} "
         f"minutes, on {machine()}.",
@@ -61,27 +68,32 @@ def describe(rows: Sequence[Row], minutes: float) -> str:
     if explained:
         lines += ["", "Where the rest goes:", ""]
         lines += [f"- {row.name}: {row.where}" for row in explained]
+    lines += ["", "## The paper's study", "", paper]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="measure a part")
+    names = [*BENCHMARKS, PAPER]
+    parser.add_argument("--only", nargs="+", choices=names, help="measure a part")
     parser.add_argument("--scratch", type=Path, help="keep what is generated (default: a temp dir)")
     options = parser.parse_args()
     began, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = options.scratch or Path(temporary)
-        for name in options.only or BENCHMARKS:
+        for name in [each for each in options.only or BENCHMARKS if each != PAPER]:
             folder = scratch / name
             folder.mkdir(parents=True, exist_ok=True)
-            found = measure_apart(BENCHMARKS[name], folder)
+            found = run_apart(BENCHMARKS[name], folder)
             print(show(found), flush=True)
             rows += found
     print(machine())
+    if PAPER in (options.only or [PAPER]):
+        paper = run_apart(paper_scale.describe)
+        print(paper)
     if not options.only:
         before, _, rest = PAGE.read_text().partition(BEGIN)
-        table = describe(rows, (time.perf_counter() - began) / 60)
+        table = describe(rows, paper, (time.perf_counter() - began) / 60)
         PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
 
 
