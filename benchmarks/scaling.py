@@ -14,16 +14,15 @@ CHEAP = ["--grid", "paper12", "--profile", "tiny", "--only", "loss=bce", "--set"
 
 
 def measure(scratch: Path) -> list[Row]:
-    """Run four small sweeps."""
+    """Run three sweeps of small models."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        one, two = (_span(_run(folder, FEW, slots)) for slots in (1, 2))
-        few, many = (_run(folder, patients, 2) for patients in (FEW, MANY))
+        alone, few, many = (_run(folder, *each) for each in ((FEW, 1), (FEW, 2), (MANY, 2)))
     seconds = [sweep.wall - sweep.start_up for sweep in (few, many)]
     return [
         Row(
             "two trials at once",
             f"trials a second with two slots / with one, {FEW:,} patients, small encoders",
-            one / two,
+            _span(alone) / _span(few),
         ),
         Row(
             f"{MANY // FEW} times the patients",
