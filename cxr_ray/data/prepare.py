@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cxr_ray.data.sources.source import Source
 
 ROWS_FILE = "rows.sha256"
+_ROWS = 10_000  # of the cohort's table that are named and written at a time
 
 
 def prepare(
@@ -193,12 +194,15 @@ def _write_cohort(
     if split.kind == "kfold":
         # Fits divide the records that are left, and find them again without this file's parts.
         kept = kept.assign(part=read_parts(kept, config.fits[0].data))
-    kept = kept.assign(
-        record_id=[_name(salt, record) for record in kept["record"]],
-        group=[_name(salt, patient) for patient in kept["patient"]],
-    )
     aside = folder / f".{COHORT_FILE}"
-    kept.to_csv(aside, index=False)
+    with aside.open("w", encoding="utf-8", newline="") as file:
+        for start in range(0, len(kept), _ROWS):
+            piece = kept.iloc[start : start + _ROWS]
+            named = piece.assign(
+                record_id=[_name(salt, record) for record in piece["record"]],
+                group=[_name(salt, patient) for patient in piece["patient"]],
+            )
+            named.to_csv(file, index=False, header=start == 0)
     sync(aside)
     aside.replace(folder / COHORT_FILE)
     write_whole(folder / FLOW_FILE, json.dumps([asdict(step) for step in flow], indent=1))

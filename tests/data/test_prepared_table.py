@@ -10,9 +10,9 @@ from prepared_phantom import quiet, tiny_config
 from small_sets import jpeg_bytes
 
 from cxr_ray.config.identity import cohort_key, data_keys
+from cxr_ray.data import prepare as preparation
 from cxr_ray.data import text_pack
 from cxr_ray.data.fan_out import run_here
-from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import REPORTS_FOLDER, read_cohort
 from cxr_ray.data.sources import open_source, table_rows
 from cxr_ray.data.tokenization import train_wordpiece, trained_tokenize
@@ -52,7 +52,9 @@ def prepared(tmp_path, storage, fan_out=run_here):
     required = source.required(config.data)
     cohort = cohort_key(source.fingerprint(), source.rules(config.cohort), required, config)
     keys = data_keys(cohort, config)
-    prepare(place, source, [(config, keys)], fan_out=fan_out, progress=quiet, driver="test")
+    preparation.prepare(
+        place, source, [(config, keys)], fan_out=fan_out, progress=quiet, driver="test"
+    )
     return place.prepared / cohort, keys, config
 
 
@@ -95,9 +97,13 @@ def test_packs_hold_what_the_whole_table_at_once_would_give(rows, tmp_path, monk
 def test_the_size_of_pieces_changes_no_byte(rows, tmp_path, monkeypatch):
     folder, _, _ = prepared(tmp_path, "whole")
     monkeypatch.setattr(table_rows, "PIECE", 7)
+    monkeypatch.setattr(preparation, "_ROWS", 7)
     pieces, _, _ = prepared(tmp_path, "pieces")
     assert contents(pieces) == contents(folder) != {}
     assert pieces.name == folder.name
+    salted = ["record_id", "group"]
+    one, other = (read_cohort(each).drop(columns=salted) for each in (folder, pieces))
+    assert one.equals(other)
 
 
 def test_a_task_is_given_its_own_reports_and_not_the_table(rows, tmp_path, monkeypatch):
