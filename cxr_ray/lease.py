@@ -40,6 +40,22 @@ class Lease:
         """Make a lease of this process, with an attempt of its own."""
         return cls(driver, uuid.uuid4().hex, this_host(), os.getpid(), _process_start(os.getpid()))
 
+    @classmethod
+    def read(cls, content: bytes, name: str) -> "Lease":
+        """Read a lease from the content of a file or object of this name.
+
+        Raises
+        ------
+        InputError
+            If it is damaged.
+        """
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"{name} is damaged, and who works there is not known: remove it if nobody does"
+            ) from error
+
     @property
     def is_ours(self) -> bool:
         """Whether this process holds it."""
@@ -147,13 +163,9 @@ def read_lease(folder: Path) -> Lease | None:
     """
     path = folder / LEASE_FILE
     try:
-        return Lease(**json.loads(path.read_text()))
+        return Lease.read(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged, and who works there is not known: remove it if nobody does"
-        ) from error
 
 
 def is_held(folder: Path) -> bool:
@@ -204,8 +216,8 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._stop.wait(self._leases.beat_seconds):
             for folder in tuple(self._folders):
-                # A storage that does not answer once must not end the thread.
-                with contextlib.suppress(*store_errors()):
+                # A storage that does not answer once must not end the thread, nor a damaged lease.
+                with contextlib.suppress(InputError, *store_errors()):
                     # A lease lost meanwhile is its new holder's to keep fresh.
                     self._leases.refresh(folder)
 

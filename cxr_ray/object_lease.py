@@ -89,9 +89,9 @@ class ObjectLeases:
             number = max(self._numbers(folder), default=-1)
             if number < 0:
                 return number, None
+            name = self._name(folder, number)
             try:
-                held = self._system.cat_file(self._name(folder, number))
-                return number, Lease(**json.loads(held))
+                return number, Lease.read(self._system.cat_file(name), name)
             except FileNotFoundError:
                 continue  # its holder has finished and removed the folder meanwhile
         raise TimeoutError(f"{self._name(folder, number)} is listed and cannot be read")

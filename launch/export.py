@@ -25,8 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> int:
     from cxr_ray.sweep.places import find_place
+    from cxr_ray.training.trained_model import check_trial
 
     place = find_place(options.trial)
+    check_trial(place.storage, place.folder)
     from cxr_ray.export.export import export_trial
 
     progress, out = TerminalProgress(), Path(options.out)

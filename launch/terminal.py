@@ -34,7 +34,7 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args()
     try:
-        from cxr_ray.errors import InputError, TrialError, store_errors
+        from cxr_ray.errors import InputError, TrialError, refusal_of, store_errors
     except ModuleNotFoundError:
         print(
             "cxr_ray is not installed: run `pip install -c constraints.txt .` in the checkout",
@@ -45,15 +45,22 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(options)
-    except (InputError, TrialError, KeyboardInterrupt, *store_errors()) as error:
+    except KeyboardInterrupt:
         if options.debug:
             traceback.print_exc()
-        if isinstance(error, KeyboardInterrupt):
-            print("\ninterrupted; the same command continues", file=sys.stderr)
-            sys.exit(FAILED)
-        lost = "; what was finished is kept, and the same command continues"
-        print(f"error: {error}{lost * isinstance(error, store_errors())}", file=sys.stderr)
-        sys.exit(REFUSED if isinstance(error, InputError) else FAILED)
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        sys.exit(FAILED)
+    except Exception as error:  # the last place: without --debug nobody sees a traceback
+        if options.debug:
+            traceback.print_exc()
+        refused = error if isinstance(error, InputError) else refusal_of(error)
+        said = str(refused or error)
+        if isinstance(error, store_errors()):
+            said += "; what was finished is kept, and the same command continues"
+        elif refused is None and not isinstance(error, TrialError):
+            said = f"a fault inside, {type(error).__name__}: {said[:300]}; --debug shows where"
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(FAILED if refused is None else REFUSED)
     sys.exit(code)
 
 

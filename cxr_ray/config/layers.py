@@ -7,6 +7,7 @@ when it is applied, so a bad value is reported even where a later layer would re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ PROFILES = ("demo", "tiny", "paper")
 PLANNED = ("data.split.repeat", "data.split.fold")
 # Characters of a value that a sentence repeats.
 SHOWN = 200
+# Values of a YAML file, its aliases written out.
+MOST_VALUES = 100_000
 # What yaml's constructors raise for `2001-99-99`, `!!bool z` and the like.
 _NOT_OF_ITS_KIND = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
 # pydantic's own sentences for these speak of what it does inside.
@@ -69,6 +72,17 @@ def flat_parameters(config: ExperimentConfig) -> dict[str, Any]:
 class _PlainLoader(yaml.SafeLoader):
     """Loads plain values; refuses names given twice and says where a value is not of its kind."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _count_values(node, {}) > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"it stands for more than {MOST_VALUES:,} values, its aliases written out",
+                node.start_mark,
+            )
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node in self.recursive_objects:
             raise yaml.constructor.ConstructorError(
@@ -100,14 +114,25 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Count the values below a node as if every alias were written out; a circle counts once."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = chain.from_iterable(inner) if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = 1 + sum(_count_values(each, known) for each in parts)
+    return known[id(node)]
+
+
 def load_yaml(text: str, origin: str) -> Any:
     """Parse YAML of plain values safely.
 
     Raises
     ------
     InputError
-        If ``text`` is no YAML, names something twice, nests too deeply or holds a value that is
-        not of its kind, like a 99th month; ``origin`` names the file or flag.
+        If ``text`` is no YAML, names something twice, nests too deeply, stands for too many values
+        by its aliases or holds a value that is not of its kind, like a 99th month; ``origin`` names
+        the file or flag.
     """
     try:
         return yaml.load(text, _PlainLoader)

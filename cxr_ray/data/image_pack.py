@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxr_ray.damage import COHORT, named_if_damaged
 from cxr_ray.data.sources.source import LinkOutside
 from cxr_ray.storage import write_whole
 
@@ -112,7 +113,9 @@ def collect_faults(folder: Path) -> dict[int, str]:
 
 def open_images(folder: Path) -> NDArray[np.uint8]:
     """Map a pack's images into memory: (records, size, size) uint8, read-only."""
-    images: NDArray[np.uint8] = np.load(folder / IMAGES_FILE, mmap_mode="r")
+    path = folder / IMAGES_FILE
+    with named_if_damaged(path, COHORT):
+        images: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return images
 
 

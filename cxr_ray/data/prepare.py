@@ -19,6 +19,7 @@ import numpy as np
 
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys, image_pack_key
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.damage import COHORT, read_json
 from cxr_ray.data import packing, text_pack
 from cxr_ray.data.fan_out import FanOut
 from cxr_ray.data.packing import Progress
@@ -236,7 +237,7 @@ def _sha256(path: Path) -> str:
 
 def _record_checksums(folder: Path) -> None:
     """Add the sha256 of every pack's arrays that the manifest does not have yet."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_json(folder / MANIFEST, COHORT)
     whole = [path for path in folder.glob("*-*/*.npy") if path.parent.suffix != ".partial"]
     new = {str(path.relative_to(folder)): path for path in whole}
     new = {name: path for name, path in sorted(new.items()) if name not in manifest["sha256"]}

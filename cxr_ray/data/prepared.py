@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import PREPARE_VERSION, DataKeys
 from cxr_ray.config.schema import DataConfig
+from cxr_ray.damage import COHORT, named_if_damaged, read_json
 from cxr_ray.data.sources.groups import GROUP_PREFIX
 from cxr_ray.data.split import assign_folds, kept_validation
 from cxr_ray.errors import InputError
@@ -26,6 +27,7 @@ COHORT_COLUMNS = (
 )
 """What every cohort has; further columns are metadata, which no model reads."""
 EMPTY_FILE = "empty_sections.json"
+_FLOW_KEYS = {"rule", "unit", "before", "dropped", "after"}
 SHIFTED_DATE = "shifted_study_date"
 """The column of a study date that is shifted by another amount for each patient."""
 
@@ -78,13 +80,9 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
     """
     fetch_cohort(storage, cohort)
     path = storage.prepared / cohort / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+    manifest = read_json(path, COHORT)
+    with named_if_damaged(path, COHORT):
         newer = manifest["prepare_version"] > PREPARE_VERSION
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is damaged: remove its folder, and the sweep's command prepares it again"
-        ) from error
     if newer:
         raise InputError(
             f"{path} was written by a newer version (prepare_version "
@@ -95,21 +93,24 @@ def read_manifest(storage: Storage, cohort: str) -> dict[str, Any]:
 
 def read_flow(storage: Storage, cohort: str) -> list[dict[str, Any]]:
     """Read how a prepared cohort was selected, a step a rule."""
-    flow: list[dict[str, Any]] = json.loads((storage.prepared / cohort / FLOW_FILE).read_text())
+    path = storage.prepared / cohort / FLOW_FILE
+    with named_if_damaged(path, COHORT):
+        flow: list[dict[str, Any]] = json.loads(path.read_text())
+        if [step for step in flow if not _FLOW_KEYS <= step.keys()]:
+            raise ValueError("a step that is none")
     return flow
 
 
 def read_agreement(folder: Path) -> dict[str, Any] | None:
     """Read how two labellers agree on a prepared cohort's label, where that was counted."""
     path = folder / AGREEMENT_FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path, COHORT) if path.exists() else None
 
 
 def read_empty_views(storage: Storage, keys: DataKeys) -> dict[str, int]:
     """Read how many records of each class have no text in a prepared view."""
     folder = storage.prepared / keys.cohort / f"text-{keys.text}"
-    counts: dict[str, int] = json.loads((folder / EMPTY_FILE).read_text())
-    return counts
+    return read_json(folder / EMPTY_FILE, COHORT)
 
 
 def count_parts(cohort: "pd.DataFrame", data: DataConfig) -> dict[str, Any]:
@@ -158,7 +159,11 @@ def read_cohort(folder: Path) -> "pd.DataFrame":
     import pandas as pd
 
     text = dict.fromkeys(("record", "patient", "part", "record_id", "group"), str)
-    return pd.read_csv(folder / COHORT_FILE, dtype=text, keep_default_na=False)
+    path = folder / COHORT_FILE
+    with named_if_damaged(path, COHORT):
+        cohort = pd.read_csv(path, dtype=text, keep_default_na=False)
+        cohort[list(COHORT_COLUMNS)]  # noqa: B018 - raises where one is missing
+    return cohort
 
 
 def read_groups(folder: Path) -> "pd.DataFrame | None":
@@ -174,7 +179,8 @@ def read_groups(folder: Path) -> "pd.DataFrame | None":
     path = folder / COHORT_FILE
     if not path.exists():
         return None
-    header = map(str, pd.read_csv(path, nrows=0))
+    with named_if_damaged(path, COHORT):
+        header = list(map(str, pd.read_csv(path, nrows=0)))
     names = [name for name in header if name.startswith(GROUP_PREFIX)]
     if not names:
         return None

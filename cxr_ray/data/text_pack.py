@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cxr_ray.damage import COHORT, named_if_damaged, read_json
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.reports import parse_report, view_text
 from cxr_ray.data.sources.source import LinkOutside, ReportReader
@@ -198,13 +199,14 @@ def _load(path: Path, name: str) -> NDArray[Any]:
 
 def open_text(folder: Path) -> TextPack:
     """Map a text pack into memory."""
-    description = json.loads((folder / "pack.json").read_text())
-    return TextPack(
-        tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
-        offsets=np.load(folder / "offsets.npy"),
-        vocabulary_size=description["vocabulary_size"],
-        padding=description["padding"],
-    )
+    description = read_json(folder / "pack.json", COHORT)
+    with named_if_damaged(folder, COHORT):
+        return TextPack(
+            tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+            offsets=np.load(folder / "offsets.npy"),
+            vocabulary_size=description["vocabulary_size"],
+            padding=description["padding"],
+        )
 
 
 def count_empty(folder: Path, rows: NDArray[np.int64], label: NDArray[np.int8]) -> Sequence[int]:

@@ -65,10 +65,23 @@ def train_wordpiece(texts: Iterable[str], vocabulary: int, folder: Path) -> None
 
 
 def open_trained(folder: Path) -> "Tokenizer":
-    """Read a tokenizer that `train_wordpiece` wrote."""
+    """Read a tokenizer that `train_wordpiece` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    path = folder / TOKENIZER_FILE
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises no narrower one
+        raise InputError(
+            f"{path} is damaged: remove its folder, and the sweep's command makes it again; models "
+            "that read it need the very same one"
+        ) from error
 
 
 @lru_cache(maxsize=1)
@@ -147,6 +160,8 @@ def load_pretrained_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "tokenizer") from error
+    except Exception as error:  # tokenizers raises no narrower one for a damaged file
+        raise InputError(f"text.encoder {name}: its tokenizer cannot be read: {error}") from error
 
 
 def send_nothing_home() -> None:

@@ -12,10 +12,12 @@ import numpy as np
 
 from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION, digest, recipe_read
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.damage import read_json
 from cxr_ray.pricing.workload import NO_TEXT, Counts, Histogram, Workload
 from cxr_ray.storage import Storage, write_whole
 
 PRICES_FILE = "prices.json"
+MEASURED = "remove it, and --dry-run --measure measures again"
 LENGTHS = (8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)
 """Lengths in tokens at which steps are measured; in between a price is interpolated."""
 
@@ -88,7 +90,7 @@ class PriceList:
         self._path: Path = storage.root / PRICES_FILE
         self._prices: dict[str, Any] = {}
         if self._path.exists():
-            self._prices = json.loads(self._path.read_text())
+            self._prices = dict(read_json(self._path, MEASURED))
 
     def model(self, key: str) -> ModelPrice | None:
         """Return what a model costs, if it was measured."""
@@ -109,7 +111,7 @@ class PriceList:
     def add(self, prices: Mapping[str, ModelPrice | float]) -> None:
         """Add prices; lengths of a model that were measured before stay."""
         if self._path.exists():  # another process may have added some
-            self._prices = json.loads(self._path.read_text())
+            self._prices = dict(read_json(self._path, MEASURED))
         for key, price in prices.items():
             if isinstance(price, ModelPrice):
                 before = self.model(key) or ModelPrice()

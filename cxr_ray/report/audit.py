@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cxr_ray.config.identity import AUDIT_VERSION, digest
+from cxr_ray.damage import read_json
 from cxr_ray.data.image_pack import IMAGES_FILE, open_image, open_images
 from cxr_ray.data.masking import LABEL_PATTERN, mask_text
 from cxr_ray.data.prepared import (
@@ -178,8 +179,7 @@ def _check_once(
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         write_whole(path, json.dumps({"recipe": recipe, **check()}, indent=1, allow_nan=False))
-    answer: dict[str, Any] = json.loads(path.read_text())
-    return answer
+    return read_json(path, "remove it, and the same command audits again")
 
 
 def _findings(answer: dict[str, Any]) -> tuple[Finding, ...]:

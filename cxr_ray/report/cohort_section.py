@@ -1,11 +1,16 @@
 """How the cohorts of a study were selected, as its page draws it."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from cxr_ray.data.prepared import named_counts, read_agreement
+from cxr_ray.data.prepared import (
+    fetch_cohort,
+    named_counts,
+    read_agreement,
+    read_flow,
+    read_manifest,
+)
 from cxr_ray.storage import Storage
 
 
@@ -13,14 +18,14 @@ def read_cohorts(storage: Storage, study: Mapping[str, Any]) -> Iterator[dict[st
     """Read the counts of each cohort: its selection flow and its parts."""
     for key in study["cohorts"]:
         folder = storage.prepared / key
-        if (folder / "manifest.json").exists():
-            manifest = json.loads((folder / "manifest.json").read_text())
+        if fetch_cohort(storage, key):
+            manifest = read_manifest(storage, key)
             yield {
                 "key": key,
                 "manifest": manifest,
                 "parts": named_counts(manifest),
                 "agreement": read_agreement(folder),
-                "flow": json.loads((folder / "selection_flow.json").read_text()),
+                "flow": read_flow(storage, key),
             }
 
 

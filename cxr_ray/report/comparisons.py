@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.damage import read_whole_table
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.evaluation.paired import AT_THRESHOLD, PairedDifference, paired_bootstrap
@@ -109,8 +110,9 @@ def compare_trials(
 def read_comparisons(path: Path) -> pd.DataFrame:
     """Read ``comparisons.csv``; levels stay text, whatever they look like."""
     figures = [name for name in COLUMNS if name not in TEXT_COLUMNS]
-    return pd.read_csv(
+    return read_whole_table(
         path,
+        COLUMNS,
         dtype=dict.fromkeys(TEXT_COLUMNS, str),
         keep_default_na=False,
         na_values=dict.fromkeys(figures, [""]),

@@ -9,6 +9,7 @@ import numpy as np
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.damage import SCORES, read_json
 from cxr_ray.report.modality_use import ScoredRecords, modality_use
 from cxr_ray.report.performance import decision_curve, score_test_set
 from cxr_ray.report.trial_folder import (
@@ -22,6 +23,7 @@ from cxr_ray.storage import write_whole
 EXTERNAL_FOLDER = "external"
 EXTERNAL_FILE = "external.json"
 PREFIX = "external:"
+TESTED = "remove its folder, and launch/evaluate.py tests again"
 
 
 def external_folders(trial: Path) -> list[Path]:
@@ -32,8 +34,7 @@ def external_folders(trial: Path) -> list[Path]:
 
 def read_external(folder: Path) -> dict[str, Any]:
     """Read which cohort an external test was made on, and how."""
-    description: dict[str, Any] = json.loads((folder / EXTERNAL_FILE).read_text())
-    return description
+    return read_json(folder / EXTERNAL_FILE, TESTED)
 
 
 def external_tests(trials: Path, identities: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -64,8 +65,7 @@ def score_external(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     recipe = {"version": EVALUATION_VERSION, **config.model_dump(mode="json")}
     path = folder / f"scores-{digest(recipe)}.json"
     if path.exists():
-        scores: dict[str, Any] = json.loads(path.read_text())
-        return scores
+        return read_json(path, SCORES)
     trial = folder.parent.parent
     external = read_predictions(folder)
     experiment, cohort = read_result(trial)["experiment_id"], read_external(folder)["cohort"]

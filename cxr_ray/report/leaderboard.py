@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.damage import read_whole_table
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.metrics import METRICS
 from cxr_ray.report.comparisons import COMPARISONS_FILE, compare_trials, read_comparisons
@@ -36,6 +37,15 @@ _CONTRIBUTION = (
 _NET_BENEFIT = (
     "test_set", "threshold", "prevalence", "net_benefit", "treat_all", "recalibrated",
 )  # fmt: skip
+
+
+_NEEDED = {
+    LEADERBOARD_FILE: (*_IDENTITY, "test_set", *_TRAINING, "status", "reason"),
+    SUMMARY_FILE: ("modality", "dataset", "loss", "test_set"),
+    SENSITIVITY_FILE: (*_IDENTITY, *_SENSITIVITY),
+    CONTRIBUTION_FILE: (*_IDENTITY, *_CONTRIBUTION),
+    NET_BENEFIT_FILE: (*_IDENTITY, *_NET_BENEFIT),
+}
 
 
 @dataclass(frozen=True)
@@ -110,15 +120,16 @@ def read_tables(folder: Path) -> StudyTables:
     Raises
     ------
     InputError
-        If one is missing, as in a folder that an earlier version wrote.
+        If one is missing, as in a folder that an earlier version wrote, or damaged.
     """
 
     def read(name: str) -> pd.DataFrame:
-        if not (folder / name).is_file():
+        path = folder / name
+        if not path.is_file():
             raise InputError(
                 f"{folder} holds no {name}: repeat the sweep's command, which writes it"
             )
-        return pd.read_csv(folder / name, dtype={"experiment_id": str})
+        return read_whole_table(path, _NEEDED[name], dtype={"experiment_id": str})
 
     return StudyTables(
         leaderboard=read(LEADERBOARD_FILE),

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from cxr_ray.config.identity import digest
+from cxr_ray.damage import TRIAL, named_if_damaged
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
     RESULT_FILE,
@@ -109,7 +110,8 @@ def _write_predictions(
     """Write every fit's predictions one after the other, each named by its repeat and fold."""
     tables = []
     for fit, folder in zip(fits, folders, strict=True):
-        table = pq.read_table(folder / PREDICTIONS_FILE)
+        with named_if_damaged(folder / PREDICTIONS_FILE, TRIAL):
+            table = pq.read_table(folder / PREDICTIONS_FILE)
         for name in ("repeat", "fold"):
             column = pa.array(np.full(len(table), fit[name], dtype=np.int16))
             table = table.append_column(name, column)
@@ -126,6 +128,6 @@ def _mean_history(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
-    config = read_config(folders[0])
+    config = dict(read_config(folders[0]))
     config["data"]["split"] |= {"repeat": None, "fold": None}
     return config

@@ -4,7 +4,6 @@ Every figure of a table comes from a CSV beside the page: the table names the fi
 the line its row in ``data-row``, the cell its column and full value.
 """
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -15,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cxr_ray.config.identity import EVALUATION_VERSION, TRAINING_VERSION
+from cxr_ray.damage import TABLE, read_json
 from cxr_ray.data.label_agreement import format_kappa
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
@@ -108,13 +108,7 @@ def rebuild_page(folder: Path) -> Path:
         raise InputError(
             f"{folder} holds no {LEADERBOARD_FILE}: repeat the sweep's command, which writes it"
         )
-    try:
-        study = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{folder / STUDY_FILE} is no JSON ({error}): remove it and repeat the sweep's "
-            "command, which writes it"
-        ) from error
+    study = read_json(folder / STUDY_FILE, f"remove it and {TABLE}")
     storage = Storage(folder.absolute().parent.parent)
     return write_page(storage, folder, study, read_tables(folder))
 

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from cxr_ray.damage import Stored, named_if_damaged
 from cxr_ray.evaluation.ranking import average_precision
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.explanation import Explanation, WordAttribution
@@ -24,6 +25,7 @@ from cxr_ray.storage import write_whole
 SALIENCY_VERSION = 1
 ARRAYS_FILE = "saliency.npz"
 TABLE_FILE = "saliency.csv"
+EXPLAINED = "remove it, and the sweep's command explains again"
 PER_KIND = 2
 # Label and call, as the page orders them.
 KINDS = {
@@ -127,8 +129,9 @@ def read_arrays(trial: Path) -> list[ExplainedRecord] | None:
     """Read what `write_arrays` kept, or None where there is nothing, or of another version."""
     if not (trial / ARRAYS_FILE).exists():
         return None
-    with np.load(trial / ARRAYS_FILE, allow_pickle=False) as file:
-        arrays = dict(file)
+    path = trial / ARRAYS_FILE
+    with named_if_damaged(path, EXPLAINED), np.load(path, allow_pickle=False) as file:
+        arrays = Stored(dict(file), path, EXPLAINED)
     if arrays["version"] != SALIENCY_VERSION:
         return None
     records = []

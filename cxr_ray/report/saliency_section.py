@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cxr_ray.damage import read_whole_table
 from cxr_ray.data.masking import mask_text
 from cxr_ray.data.prepared_record import read_records
 from cxr_ray.data.reports import parse_report, view_text
@@ -17,7 +18,7 @@ from cxr_ray.report.explanation import WordAttribution
 from cxr_ray.report.explanation_picture import heat_pixels, strip_pixels, word_shades
 from cxr_ray.report.saliency import SECTIONS, TABLE_FILE, THIRDS, read_arrays
 from cxr_ray.report.templates import is_missing
-from cxr_ray.report.trial_folder import read_experiment, read_result
+from cxr_ray.report.trial_folder import read_result, trained_config
 from cxr_ray.storage import Storage
 
 SAID = {
@@ -35,7 +36,7 @@ def read_saliency(folder: Path) -> pd.DataFrame:
     path = folder / TABLE_FILE
     if not path.exists():
         return pd.DataFrame()
-    return pd.read_csv(path, dtype={"experiment_id": str, "record_id": str})
+    return read_whole_table(path, dtype={"experiment_id": str, "record_id": str})
 
 
 def saliency_section(
@@ -113,8 +114,7 @@ def _read_seen(
     storage: Storage, trial: Path, names: Sequence[str]
 ) -> list[tuple[NDArray[np.uint8], str]]:
     """Read images, and reports as the model reads them."""
-    keys = read_result(trial)["keys"]
-    view = read_experiment(trial).text
+    keys, view = read_result(trial)["keys"], trained_config(trial).text
     return [
         (pixels, mask_text(view_text(parse_report(text), view.sections), view.mask))
         for pixels, text in read_records(storage, keys, names)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.damage import SCORES, read_json
 from cxr_ray.report.modality_use import ScoredRecords, modality_use
 from cxr_ray.report.performance import decision_curve, score_test_set
 from cxr_ray.report.trial_folder import (
@@ -57,6 +58,7 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
             "val_accuracy": _accuracy(predictions, predictions.rows("val", "own")),
         }
     # Studies that share a trial may score it by recipes of their own.
+    scores: dict[str, Any]
     path = folder / f"scores-{digest(recipe)}.json"
     result = read_result(folder)
     if "fits" in result:
@@ -67,8 +69,7 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
         else:
             draw_figures(folder, read_predictions(folder))
     if path.exists():
-        scores: dict[str, Any] = json.loads(path.read_text())
-        return scores
+        return read_json(path, SCORES)
     # Every draw derives from the experiment, so that scoring again gives the same figures.
     identity = int(result["experiment_id"], 16)
     if "fits" in result:

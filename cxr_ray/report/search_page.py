@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.damage import read_whole_table
 from cxr_ray.report.embedding import embed_png
 from cxr_ray.report.search_gain import GAIN_FILE
 
@@ -70,7 +71,7 @@ def search_answer(study: Mapping[str, Any], leak: str | None = None) -> list[str
 
 
 def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={"experiment_id": str}, float_precision="round_trip")
+    return read_whole_table(path, dtype={"experiment_id": str}, float_precision="round_trip")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

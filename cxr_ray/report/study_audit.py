@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxr_ray.damage import read_whole_table
 from cxr_ray.evaluation.delong import auroc_interval
 from cxr_ray.evaluation.leakage import Finding
 from cxr_ray.report.audit import GRADES, TextAudit
@@ -159,9 +160,8 @@ def read_audit(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name, columns in ((AUDIT_TABLE, AUDIT_COLUMNS), (RESCORED_TABLE, RESCORED_COLUMNS)):
         table = pd.DataFrame(columns=list(columns))
         if (folder / name).exists():
-            table = pd.read_csv(
-                folder / name, dtype={"experiment_id": str, "cohort": str, "text": str}
-            )
+            text = dict.fromkeys(("experiment_id", "cohort", "text"), str)
+            table = read_whole_table(folder / name, columns, dtype=text)
         found.append(table)
     return found[0], found[1]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cxr_ray.damage import read_whole_table
 from cxr_ray.data.prepared import read_groups
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.evaluation.subgroups import FEWEST, SubgroupFigure, subgroup_figures
@@ -82,8 +83,8 @@ def read_subgroups(path: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=COLUMNS)
     numbers = dict.fromkeys(FIGURES, float) | {"seed": int}
     text = {name: numbers.get(name, str) for name in COLUMNS}
-    return pd.read_csv(
-        path, dtype=text, keep_default_na=False, na_values=dict.fromkeys(FIGURES, [""])
+    return read_whole_table(
+        path, COLUMNS, dtype=text, keep_default_na=False, na_values=dict.fromkeys(FIGURES, [""])
     )
 
 

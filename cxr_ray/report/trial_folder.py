@@ -1,6 +1,5 @@
 """Reading and writing what a finished trial leaves behind (DESIGN section 9)."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from scipy.special import expit
 
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.damage import TRIAL, Stored, named_if_damaged, read_json
 from cxr_ray.errors import InputError
 from cxr_ray.storage import ALL_PARTS, RESULT_FILE, TEST_FILE
 
@@ -61,18 +61,35 @@ def write_predictions(folder: Path, **columns: NDArray[Any]) -> None:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read a trial's predictions."""
-    table = pq.read_table(folder / PREDICTIONS_FILE)
-    columns = {name: table[name].to_numpy() for name in Predictions.__dataclass_fields__}
-    for name in ("record_id", "group", "part"):
-        columns[name] = columns[name].astype(str)
+    """Read a trial's predictions.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or damaged.
+    """
+    path = folder / PREDICTIONS_FILE
+    with named_if_damaged(path, TRIAL):
+        table = pq.read_table(path)
+        columns = {name: table[name].to_numpy() for name in Predictions.__dataclass_fields__}
+        for name in ("record_id", "group", "part"):
+            columns[name] = columns[name].astype(str)
+        if np.isnan(columns["logit"]).any():
+            raise ValueError("a logit that is no number")
     return Predictions(**columns)
 
 
 def read_features(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read a trial's encoder outputs, their means over the training part, and head weights."""
-    with np.load(folder / FEATURES_FILE, allow_pickle=False) as file:
-        return dict(file)
+    """Read a trial's encoder outputs, their means over the training part, and head weights.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or damaged, or where an array that it lacks is asked for.
+    """
+    path = folder / FEATURES_FILE
+    with named_if_damaged(path, TRIAL), np.load(path, allow_pickle=False) as file:
+        return Stored(dict(file), path, TRIAL)
 
 
 def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
@@ -83,10 +100,21 @@ def write_history(folder: Path, history: list[dict[str, Any]]) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Read one dict an epoch."""
-    header, *lines = (folder / HISTORY_FILE).read_text().splitlines()
-    names = header.split(",")
-    return [dict(zip(names, map(float, line.split(",")), strict=True)) for line in lines]
+    """Read one dict an epoch.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or damaged, or where a column that it lacks is asked for.
+    """
+    path = folder / HISTORY_FILE
+    with named_if_damaged(path, TRIAL):
+        header, *lines = path.read_text().splitlines()
+        names = header.split(",")
+        rows = [zip(names, map(float, line.split(",")), strict=True) for line in lines]
+        if not rows:
+            raise ValueError("no epoch")
+        return [Stored(row, path, TRIAL) for row in rows]
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -95,19 +123,9 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file is damaged.
+        If the file is damaged, or where a name that it lacks is asked for.
     """
-    path = folder / RESULT_FILE
-    try:
-        result = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{path} is no JSON ({error}): remove the folder, and repeat the sweep's command, "
-            "which trains it again"
-        ) from error
-    if not isinstance(result, dict):
-        raise InputError(f"{path} holds {type(result).__name__}, not a trial's result")
-    return result
+    return read_json(folder / RESULT_FILE, TRIAL)
 
 
 def has_test(folder: Path) -> bool:
@@ -116,32 +134,34 @@ def has_test(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the resolved config that a trial was trained with."""
-    # The safe loader in C, which is ten times as fast, where PyYAML was built with it.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    config: dict[str, Any] = yaml.load((folder / CONFIG_FILE).read_text(), Loader=loader)
-    return config
-
-
-def read_experiment(folder: Path) -> ExperimentConfig:
-    """Read the experiment that a trial was trained as.
+    """Read the resolved config that a trial was trained with.
 
     Raises
     ------
     InputError
-        If it is not one that this version knows, or is damaged.
+        If the file is not there or damaged.
     """
+    # The safe loader in C, which is ten times as fast, where PyYAML was built with it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     path = folder / CONFIG_FILE
+    with named_if_damaged(path, TRIAL):
+        return Stored(yaml.load(path.read_text(), Loader=loader), path, TRIAL)
+
+
+def trained_config(folder: Path) -> ExperimentConfig:
+    """Read the config that a trial was trained with, checked.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or damaged, or holds what this version does not know.
+    """
     try:
         return ExperimentConfig.model_validate(read_config(folder))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "it"
+        name = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path}: {field}: {first['msg']}; use the version of cxr_ray that trained it"
-        ) from error
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{path} cannot be read: remove the folder, and repeat the sweep's command, which "
-            "trains it again"
+            f"{folder / CONFIG_FILE}: {name}: {first['msg']}; it is damaged, or another version of "
+            "cxr_ray wrote it"
         ) from error

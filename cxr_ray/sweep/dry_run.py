@@ -1,13 +1,12 @@
 """The plan of a sweep in words: what it would train, on what, and what is not known yet."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cxr_ray.config.identity import frozen_keys
 from cxr_ray.data.frozen_pack import image_outputs
-from cxr_ray.data.prepared import FLOW_FILE, MANIFEST, count_parts, is_prepared, read_manifest
+from cxr_ray.data.prepared import MANIFEST, count_parts, is_prepared, read_flow, read_manifest
 from cxr_ray.errors import InputError
 from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.detectable import count_tested, describe_power
@@ -122,7 +121,7 @@ def _count(storage: Storage, member: Member) -> tuple[dict[str, Any], list[dict[
     folder = storage.prepared / member.keys.cohort
     if (folder / MANIFEST).exists():
         manifest = read_manifest(storage, member.keys.cohort)
-        return manifest, json.loads((folder / FLOW_FILE).read_text())
+        return manifest, read_flow(storage, member.keys.cohort)
     from cxr_ray.data.cohort import select_cohort
 
     cohort = select_cohort(member.source, member.config, check_files=False)

@@ -149,7 +149,7 @@ def plan_test(
     storage: Storage, trial: Path, label: str, opened: OtherSource
 ) -> "ExternalTest | str":
     """Say what a trial is tested on, or why it cannot be tested."""
-    from cxr_ray.report.trial_folder import has_test, read_experiment, read_result
+    from cxr_ray.report.trial_folder import has_test, read_result, trained_config
 
     if not (trial / "result.json").exists():
         return "it is not trained"
@@ -162,7 +162,7 @@ def plan_test(
         return "it is a search's trial, which leaves the test part alone"
     if not storage.home.has(trial / WEIGHTS_FILE):
         return "its weights are not in its folder (model/model.safetensors)"
-    trained = read_experiment(trial)
+    trained = trained_config(trial)
     keys = read_result(trial)["keys"]
     config = opened.config_for(trained)
     source = opened.source_for(config)

@@ -1,6 +1,5 @@
 """The price of a planned sweep, from measured steps: those kept in the storage, or measured now."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,6 +8,7 @@ from typing import Any
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.damage import TRIAL, read_json
 from cxr_ray.errors import InputError
 from cxr_ray.pricing.bill import PricedTrial, format_duration, makespan, share_text
 from cxr_ray.pricing.prices import (
@@ -245,8 +245,7 @@ def _epochs_run(storage: Storage, member: Member) -> int | None:
     """Return the epochs of a finished trial."""
     if member.id is None or not storage.is_finished(member.id):
         return None
-    result = json.loads((storage.trials / member.id / RESULT_FILE).read_text())
-    return int(result["epochs"])
+    return int(read_json(storage.trials / member.id / RESULT_FILE, TRIAL)["epochs"])
 
 
 def measure_on_ray(

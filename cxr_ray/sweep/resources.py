@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from cxr_ray.errors import InputError
 
+# No cluster runs more at once; a larger number is a slip, and would be tried.
+MOST_PROCESSES = 10_000
+
 
 @dataclass(frozen=True)
 class TrialResources:
@@ -26,14 +29,27 @@ class TrialResources:
     wait_for_room: float = 300.0
 
     def __post_init__(self) -> None:
-        for flag, value, least in (
-            ("--workers-per-trial", self.workers, 1),
-            ("--cpus-per-worker", self.cpus_per_worker, 1),
-            ("--gpus-per-worker", self.gpus_per_worker, 0),
-            ("--wait-for-room", self.wait_for_room, 1),
+        for flag, value, least, most in (
+            ("--workers-per-trial", self.workers, 1, MOST_PROCESSES),
+            ("--cpus-per-worker", self.cpus_per_worker, 1, MOST_PROCESSES),
+            ("--gpus-per-worker", self.gpus_per_worker, 0, MOST_PROCESSES),
+            ("--wait-for-room", self.wait_for_room, 1, float("inf")),
         ):
-            if not value >= least:  # nor is it, of what is no number
-                raise InputError(f"{flag} {value:g}: should be at least {least}")
+            check_number(flag, value, least, most)
+
+
+def check_number(flag: str, value: float, least: float, most: float) -> None:
+    """Refuse a number that is out of range, or none.
+
+    Raises
+    ------
+    InputError
+        Names the flag and the nearest value that is allowed.
+    """
+    if not value >= least:  # nor is it, of what is no number
+        raise InputError(f"{flag} {value:g}: should be at least {least}")
+    if value > most:
+        raise InputError(f"{flag} {value:g}: should be at most {most:,}")
 
 
 def local_resources() -> dict[str, float]:
@@ -67,8 +83,8 @@ def count_slots(
     InputError
         If not even one fits; names what it needs and what there is. For a limit under 1.
     """
-    if max_concurrent is not None and max_concurrent < 1:
-        raise InputError(f"--max-concurrent {max_concurrent}: should be at least 1")
+    if max_concurrent is not None:
+        check_number("--max-concurrent", max_concurrent, 1, MOST_PROCESSES)
     slots = max_concurrent or 10**6
     for unit, each in (("CPU", float(need.cpus_per_worker)), ("GPU", need.gpus_per_worker)):
         wanted, there = need.workers * each, cluster.get(unit, 0.0)

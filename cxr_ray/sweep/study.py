@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray import __version__
+from cxr_ray.damage import read_json
 from cxr_ray.errors import InputError
 from cxr_ray.report.members import cross_validation_id, experiment_ids
 from cxr_ray.report.page_files import PAGE_FILE, SHARED_FOLDER
@@ -18,6 +19,7 @@ from cxr_ray.sweep.plan import Member, Plan
 STUDY_FILE = "study.json"
 ENDED_FOLDER = "ended"
 _NEEDED = ("name", "uuid", "members")
+TRIED = "remove it, and the sweep's command tries the trial again"
 
 
 @dataclass(frozen=True)
@@ -146,15 +148,16 @@ def bring_trials(storage: Storage, members: Sequence[Mapping[str, Any]]) -> None
 def read_ended(folder: Path) -> dict[str, dict[str, Any]]:
     """Read all that is recorded of a study's trials that ended without a result, by id."""
     files = (folder / ENDED_FOLDER).glob("*.json")
-    return {path.stem: json.loads(path.read_text()) for path in sorted(files)}
+    return {path.stem: read_json(path, TRIED) for path in sorted(files)}
 
 
 def check_name(name: str) -> str:
     """Refuse study names that are no plain folder names."""
-    if not name or set(name) & set("/\\\0\n") or name.startswith(".") or len(name) > 120:
+    odd = set(name) & set("/\\") or not name.isprintable() or name.startswith(".")
+    if not name or name != name.strip() or odd or len(name.encode()) > 120:
         raise InputError(
-            f"--study {name[:60]!r}: should be a plain name of at most 120 characters, without / "
-            "or a leading dot"
+            f"--study {name[:60]!r}: should be a plain name of at most 120 characters (fewer of "
+            "those beyond ASCII), without /, control characters, a leading dot or spaces around it"
         )
     return name
 

@@ -19,7 +19,13 @@ from cxr_ray.sweep.execution import Execution, Listener, RayStart
 from cxr_ray.sweep.explaining import explain_study
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
-from cxr_ray.sweep.resources import TrialResources, count_slots, local_resources
+from cxr_ray.sweep.resources import (
+    MOST_PROCESSES,
+    TrialResources,
+    check_number,
+    count_slots,
+    local_resources,
+)
 from cxr_ray.sweep.search_plan import SearchPlan, plan_search
 from cxr_ray.sweep.space import Space
 from cxr_ray.sweep.study import (
@@ -35,6 +41,7 @@ from cxr_ray.sweep.tabulation import tabulate
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # Weights of a search: the best so many, beside those of trial 0.
 KEPT = 3
+MOST_SEEDS, MOST_TRIALS = 1_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,10 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     InputError
         For bad input of any kind.
     """
-    if options.max_concurrent is not None and options.max_concurrent < 1:
-        raise InputError(f"--max-concurrent {options.max_concurrent}: should be at least 1")
+    if options.max_concurrent is not None:
+        check_number("--max-concurrent", options.max_concurrent, 1, MOST_PROCESSES)
     check_tracker(options.mlflow_uri)
-    if options.seeds < 1:
-        raise InputError(f"--seeds {options.seeds}: should be at least 1")
+    check_number("--seeds", options.seeds, 1, MOST_SEEDS)
     storage = Storage.open(options.storage, create=create)
     if options.mlflow_uri is None and not storage.home.is_shared:
         raise InputError(
@@ -161,8 +167,8 @@ def check_search_options(options: SweepOptions) -> None:
             "STUDY_DIR/best.yaml --seeds 5"
         )
     for flag, value in (("--trials", options.trials), ("--keep", options.keep)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag} {value}: should be at least 1")
+        if value is not None:
+            check_number(flag, value, 1, MOST_TRIALS)
 
 
 def check_grid_options(options: SweepOptions) -> None:

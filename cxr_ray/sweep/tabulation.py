@@ -1,9 +1,11 @@
 """A study's tables: gathered, or read again where nothing that they rest on has changed."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
+from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage, write_whole
 from cxr_ray.sweep.study import Study
 
@@ -37,7 +39,8 @@ def tabulate(storage: Storage, study: Study) -> "StudyTables":
     )
     path = study.folder / TABLES_KEY_FILE
     if path.exists() and path.read_text() == key and (study.folder / LEADERBOARD_FILE).exists():
-        return read_tables(study.folder)
+        with contextlib.suppress(InputError):  # damaged ones are gathered again
+            return read_tables(study.folder)
     config = EvaluationConfig.model_validate(study.record["evaluation"])
     tables = collect_tables(storage.trials, study.record, study.ended(), config)
     path.unlink(missing_ok=True)  # of other tables, which may be half replaced from here on

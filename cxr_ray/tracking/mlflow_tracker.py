@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.identity import digest
 from cxr_ray.config.layers import flat_parameters
-from cxr_ray.config.schema import EvaluationConfig, ExperimentConfig
+from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.report.external import external_folders, score_external
 from cxr_ray.report.scoring import FIGURES_FOLDER, score_folder, scoring_recipe
 from cxr_ray.report.trial_folder import (
     PREDICTIONS_FILE,
-    read_config,
     read_history,
     read_result,
+    trained_config,
 )
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Tracker:
             self._client.delete_run(run.info.run_id)
             del self._children[identity]
             run = self._child(study, member, began)
-        config = ExperimentConfig.model_validate(read_config(folder))
+        config = trained_config(folder)
         final = _final(score_folder(folder, evaluation), result)
         final |= _external({test.name: score_external(test, evaluation) for test in tests})
         run_id, when = run.info.run_id, run.info.start_time

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.damage import named_if_damaged, read_json
 from cxr_ray.data.prepared import fetch_pack
 from cxr_ray.data.tokenization import (
     PADDING,
@@ -25,16 +26,17 @@ from cxr_ray.errors import InputError
 from cxr_ray.evaluation.calibration import Recalibration, fit_recalibration
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.trial_folder import (
-    read_experiment,
     read_features,
     read_predictions,
     read_result,
+    trained_config,
 )
 from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE, Storage
 
 JUDGING_FILE = "judging.json"
 CONFIG_FILE = "config.json"
 TOKENIZER_FOLDER = "tokenizer"
+EXPORTED = "export the trial again with launch/export.py"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,13 @@ class TrainedModel:
         (folder / JUDGING_FILE).write_text(json.dumps(judging))
 
 
-def open_trial(storage: Storage, trial: Path) -> TrainedModel:
-    """Read a finished trial.
+def check_trial(storage: Storage, trial: Path) -> dict[str, Any]:
+    """Read the result of a finished trial that is one model with weights.
 
     Raises
     ------
     InputError
-        If the folder is no trial with weights, or its tokenizer is not there.
+        If the folder is none.
     """
     if not (trial / RESULT_FILE).is_file():
         raise InputError(f"{trial}: not a finished trial's folder, as STORAGE/trials/<id> is")
@@ -111,8 +113,21 @@ def open_trial(storage: Storage, trial: Path) -> TrainedModel:
         )
     if not storage.home.has(trial / WEIGHTS_FILE):
         raise InputError(f"{trial}: its weights were not kept ({WEIGHTS_FILE})")
+    return result
+
+
+def open_trial(storage: Storage, trial: Path) -> TrainedModel:
+    """Read a finished trial.
+
+    Raises
+    ------
+    InputError
+        If the folder is no trial with weights, a file of it is damaged, or its tokenizer is not
+        there.
+    """
+    result = check_trial(storage, trial)
     storage.home.fetch(trial, RESULT_FILE)
-    config = read_experiment(trial).uncached
+    config = trained_config(trial).uncached
     words = _open_words(storage, config, result["keys"])
     features = read_features(trial)
     predictions = read_predictions(trial)
@@ -139,20 +154,18 @@ def open_exported(folder: Path) -> TrainedModel:
     Raises
     ------
     InputError
-        If the folder holds none, or one of another version that this one cannot read.
+        If the folder holds none, or a damaged one.
     """
-    try:
-        config = ExperimentConfig.model_validate(
-            json.loads((folder / CONFIG_FILE).read_text())["config"]
-        )
-        judging = json.loads((folder / JUDGING_FILE).read_text())
-        means = {name: np.array(mean, np.float32) for name, mean in judging["train_mean"].items()}
-        threshold = float(judging["threshold_logit"])
-        recalibration = Recalibration(**judging["recalibration"])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{folder}: no whole model that launch/export.py of this version wrote"
-        ) from error
+    described = read_json(folder / CONFIG_FILE, EXPORTED)
+    judging = read_json(folder / JUDGING_FILE, EXPORTED)
+    with named_if_damaged(folder / CONFIG_FILE, EXPORTED):
+        config = ExperimentConfig.model_validate(described["config"])
+    with named_if_damaged(folder / JUDGING_FILE, EXPORTED):
+        means = {
+            m: np.array(judging["train_mean"][m], np.float32) for m in config.fusion.modalities
+        }
+        threshold, recalibration = judging["threshold_logit"], judging["recalibration"]
+        chosen = float(threshold), Recalibration(**recalibration)
     words, tokenizer = None, folder / TOKENIZER_FOLDER
     if "text" in config.fusion.modalities:
         if config.text.encoder == "scratch":
@@ -166,8 +179,8 @@ def open_exported(folder: Path) -> TrainedModel:
         weights=folder / Path(WEIGHTS_FILE).name,
         words=words,
         means=means,
-        threshold=threshold,
-        recalibration=recalibration,
+        threshold=chosen[0],
+        recalibration=chosen[1],
     )
 
 

@@ -156,13 +156,23 @@ def read_recipe(file: Path) -> tuple[TableRecipe, str | None]:
         require=_require(reader, given.get("require")),
         per_patient=reader.one_of("per_patient", given.get("per_patient", "all"), PER_PATIENT),
         order=reader.optional("order", given),
-        delimiter=reader.optional("delimiter", given) or ",",
+        delimiter=_delimiter(reader, given),
         groups=_groups(reader, given.get("groups")),
         metadata=_metadata(reader, given.get("metadata")),
     )
     if not recipe.modalities:
         raise InputError(f"{file.name}: neither image nor text names a column")
     return recipe, reader.optional("root", given)
+
+
+def _delimiter(reader: _Reader, given: dict[str, Any]) -> str:
+    found = reader.optional("delimiter", given) or ","
+    if len(found) != 1 or not found.isascii() or found in '"\r\n\0':
+        raise InputError(
+            f"{reader.file}: delimiter: {found!r} should be one ASCII character, such as ';' or "
+            '"\\t", and no quote or line end'
+        )
+    return found
 
 
 def _text_columns(reader: _Reader, given: Any) -> tuple[tuple[str, str], ...]:
