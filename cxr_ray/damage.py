@@ -40,7 +40,7 @@ class Stored(dict[str, Any]):
 
     def __init__(self, content: Any, path: Path, advice: str) -> None:
         super().__init__(content)
-        self._said = f"{path} is damaged: it lacks {{name}}; {advice}"
+        self._said = f"{path} is damaged (it lacks {{name}}): {advice}"
 
     def __missing__(self, name: str) -> Any:
         raise InputError(self._said.format(name=name))
@@ -83,7 +83,8 @@ def read_json(path: Path, advice: str) -> Stored:
     with named_if_damaged(path, advice):
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise InputError(f"{path} holds {type(found).__name__}, not a mapping: {advice}")
+            kind = type(found).__name__
+            raise InputError(f"{path} is damaged (it holds {kind}, no mapping): {advice}")
     return Stored(found, path, advice)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cxr_ray.config.layers import Layer, flatten, load_profile, resolve
+from cxr_ray.config.weights import check_weights
 from cxr_ray.data.fan_out import run_here
 from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared
@@ -67,6 +68,7 @@ def train_model(
         raise InputError("data.split.kind=kfold is many fits; a sweep trains them")
     place = Storage.open(str(storage))
     source = open_source(data, config, place.prepared, reports)
+    check_weights(config)
     member = make_member(Experiment(config, {}), source)
     identity, driver = member.trained_id, uuid.uuid4().hex
     if place.is_finished(identity):

@@ -71,8 +71,8 @@ class SplitConfig(Section):
 
     kind: Literal["holdout", "official", "kfold"] = "holdout"
     shares: Annotated[tuple[Share, Share, Share], BeforeValidator(_one_or_many)] = (0.7, 0.1, 0.2)
-    folds: Annotated[int, Field(ge=3)] = 5
-    repeats: PositiveInt = 3
+    folds: Annotated[int, Field(ge=3, le=1000)] = 5
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 3
     validation: Literal["fold", "holdout"] = "fold"
     repeat: PositiveInt | None = None
     fold: PositiveInt | None = None

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -9,11 +10,39 @@ from torch import Tensor, nn
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.batches import Batch
+from cxr_ray.errors import InputError
 from cxr_ray.models.fusion import build_head
 from cxr_ray.models.image import ImageEncoder
 from cxr_ray.models.text import TextEncoder
 
 Built = TypeVar("Built", bound=nn.Module)
+
+
+def load_weights(model: nn.Module, weights: Path) -> None:
+    """Give a model the weights of a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or holds the weights of another architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{weights} cannot be read as safetensors: {error}") from error
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        own = model.state_dict()
+        lacking, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        what = f"lacks {lacking[0]}" if lacking else f"has the unknown {extra[0]}" if extra else ""
+        raise InputError(
+            f"{weights}: not the weights of the model that the config beside it describes: it "
+            f"{what or 'has tensors of other shapes'}"
+        ) from error
 
 
 class Classifier(nn.Module):

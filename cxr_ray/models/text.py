@@ -1,5 +1,6 @@
 """Text encoders: any BERT-like checkpoint through transformers, or a small BERT from scratch."""
 
+import pickle
 from typing import Any
 
 import torch
@@ -8,6 +9,16 @@ from torch import Tensor, nn
 from cxr_ray.config.schema import TextConfig
 from cxr_ray.data.tokenization import missing_encoder, send_nothing_home
 from cxr_ray.errors import InputError
+
+# What transformers and torch raise for weights that are damaged, or of another model.
+_NO_CHECKPOINT = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
 
 
 class TextEncoder(nn.Module):
@@ -103,17 +114,38 @@ def _load_checkpoint(name: str, *, weights: bool) -> nn.Module:
     model: nn.Module
     try:
         if weights:
-            model = AutoModel.from_pretrained(name, dtype=torch.float32, weights_only=True)
+            model, found = AutoModel.from_pretrained(
+                name, dtype=torch.float32, weights_only=True, output_loading_info=True
+            )
+            _check_loaded(name, found)
         else:
             described = AutoConfig.from_pretrained(name)
             model = AutoModel.from_config(described, dtype=torch.float32)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise missing_encoder(name, "checkpoint") from error
     except SafetensorError as error:
         raise InputError(f"text.encoder {name}: no whole safetensors file") from error
+    except _NO_CHECKPOINT as error:
+        raise InputError(
+            f"text.encoder {name}: its weights are no whole checkpoint of tensors only, or not of "
+            "the architecture that its config.json describes"
+        ) from error
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # type: ignore[assignment]  # its parameters would never see a gradient, which DDP refuses
     return model
+
+
+def _check_loaded(name: str, found: dict[str, Any]) -> None:
+    """Refuse weights that leave a part of the encoder random; a pooler is not read."""
+    lacking = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
+    lacking += sorted(str(key) for key in found.get("mismatched_keys", ()))
+    if lacking:
+        raise InputError(
+            f"text.encoder {name}: its weights lack {lacking[0]}, in this shape, which the "
+            "architecture in its config.json has"
+        )
 
 
 def _check_limits(described: Any, config: TextConfig, vocabulary_size: int) -> None:

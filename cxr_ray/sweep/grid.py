@@ -1,6 +1,7 @@
 """Grids: axes whose named levels carry overrides, and their product as experiments."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from cxr_ray.errors import InputError, did_you_mean
 from cxr_ray.sweep.space import Space
 from cxr_ray.sweep.space_file import load_space
 
+# More is a slip, and could not even be planned.
+MOST_EXPERIMENTS = 100_000
 _KEYS = {"title", "base", "axes", "combinations", "compare"}
 _FIRST_AXES = ("modality", "dataset", "loss")
 _AXIS_OF_FIELD = {
@@ -261,11 +264,18 @@ def expand(
             raise InputError("--set train.seed: --seeds varies this field; give one of the two")
     wanted = _wanted_levels(grid, only)
     base = [profile, grid.base, overrides]
-    resolve(base)
+    split = resolve(base).data.split
     # Every level is checked, also where --only leaves it out.
     for axis, levels_of_axis in grid.axes.items():
         for level, values in levels_of_axis.items():
             resolve([*base, Layer(f"level {axis}={level}", values)])
+    levels_each = math.prod(map(len, grid.axes.values()))
+    planned = levels_each * seeds * (split.folds * split.repeats if split.kind == "kfold" else 1)
+    if planned > MOST_EXPERIMENTS:
+        raise InputError(
+            f"grid {grid.name} is {planned:,} trainings: {levels_each:,} combinations of its "
+            f"levels by --seeds {seeds:,} and folds; should be at most {MOST_EXPERIMENTS:,}"
+        )
     experiments = []
     for names in itertools.product(*grid.axes.values()):
         levels = dict(zip(grid.axes, names, strict=True))

@@ -15,6 +15,7 @@ from cxr_ray.config.identity import (
 )
 from cxr_ray.config.layers import Layer
 from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.config.weights import check_weights
 from cxr_ray.data.sources import open_source
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
@@ -109,6 +110,7 @@ def make_plan(
     seen: dict[str, str] = {}
     for experiment in experiments:
         config = experiment.config
+        check_weights(config)
         recipe = digest(
             config.model_dump(
                 mode="json", include={"phantom": True, "cohort": True, "data": {"follow_links"}}

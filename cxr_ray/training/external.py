@@ -13,8 +13,8 @@ import torch
 from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
-from cxr_ray.errors import InputError, TrialError
-from cxr_ray.models.classifier import Classifier
+from cxr_ray.errors import TrialError
+from cxr_ray.models.classifier import Classifier, load_weights
 from cxr_ray.report.external import EXTERNAL_FILE, EXTERNAL_FOLDER
 from cxr_ray.report.trial_folder import FEATURES_FILE, read_features, write_predictions
 from cxr_ray.storage import Storage, move_whole
@@ -105,17 +105,7 @@ def load_classifier(
     InputError
         If the file cannot be read, or holds the weights of another architecture.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     # What the encoders started from is in the trained weights already.
     model = build_classifier(config, arm, World(device=device), pretrained=False)
-    try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{weights} cannot be read as safetensors: {error}") from error
-    except RuntimeError as error:
-        raise InputError(
-            f"{weights}: not the weights of the model that the config beside it describes"
-        ) from error
+    load_weights(model, weights)
     return model

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData
-from cxr_ray.models.classifier import Classifier
+from cxr_ray.models.classifier import Classifier, load_weights
 from cxr_ray.report.scoring import score_folder
 from cxr_ray.report.trial_folder import (
     FEATURES_FILE,
@@ -44,11 +44,9 @@ def add_test_part(
     compute
         How the test part is computed, recorded beside it.
     """
-    from safetensors.torch import load_file
-
     if has_test(folder):
         return
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    load_weights(model, folder / WEIGHTS_FILE)
     evaluated = np.concatenate([arm.indices(part, own=False) for part in ("val", "test")])
     scores = score(config, arm, model, np.sort(evaluated), world)
     train = score(config, arm, model, arm.indices("train", own=True), world)

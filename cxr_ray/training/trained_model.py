@@ -161,11 +161,10 @@ def open_exported(folder: Path) -> TrainedModel:
     with named_if_damaged(folder / CONFIG_FILE, EXPORTED):
         config = ExperimentConfig.model_validate(described["config"])
     with named_if_damaged(folder / JUDGING_FILE, EXPORTED):
-        means = {
-            m: np.array(judging["train_mean"][m], np.float32) for m in config.fusion.modalities
-        }
-        threshold, recalibration = judging["threshold_logit"], judging["recalibration"]
-        chosen = float(threshold), Recalibration(**recalibration)
+        mean = judging["train_mean"]
+        means = {name: np.array(mean[name], np.float32) for name in config.fusion.modalities}
+        threshold = float(judging["threshold_logit"])
+        recalibration = Recalibration(**judging["recalibration"])
     words, tokenizer = None, folder / TOKENIZER_FOLDER
     if "text" in config.fusion.modalities:
         if config.text.encoder == "scratch":
@@ -179,8 +178,8 @@ def open_exported(folder: Path) -> TrainedModel:
         weights=folder / Path(WEIGHTS_FILE).name,
         words=words,
         means=means,
-        threshold=chosen[0],
-        recalibration=chosen[1],
+        threshold=threshold,
+        recalibration=recalibration,
     )
 
 

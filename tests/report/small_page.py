@@ -138,7 +138,8 @@ def leaky_audit():
 def write_cohort(folder):
     folder.mkdir(parents=True)
     parts = {part: {"n": TEST, "n_positive": POSITIVE} for part in ("train", "val", "test")}
-    (folder / "manifest.json").write_text(json.dumps({"patients": 3 * TEST, "parts": parts}))
+    manifest = {"prepare_version": 1, "patients": 3 * TEST, "parts": parts}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     step = {"rule": "all images", "unit": "images", "before": 700, "dropped": 0, "after": 700}
     step |= {"positive": None, "negative": None, "note": ""}
     last = {**step, "rule": "view < PA", "dropped": 100, "after": 600, "positive": 120}
