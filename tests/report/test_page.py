@@ -269,9 +269,7 @@ def test_a_folder_that_is_no_study_is_one_sentence(tmp_path):
         rebuild_page(tmp_path)
     (tmp_path / "leaderboard.csv").write_text("")
     (tmp_path / "study.json").write_text("{")
-    with pytest.raises(
-        InputError, match=r"study\.json is no JSON .*: remove it and repeat the sweep"
-    ):
+    with pytest.raises(InputError, match=r"study\.json is damaged: remove it and repeat the sweep"):
         rebuild_page(tmp_path)
 
 
