@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from ordinary_user import open_folder
 from prepared_phantom import PreparedPhantom, tiny_config
 
 from cxr_ray.storage import Storage
@@ -15,6 +16,13 @@ def phantom(tmp_path_factory):
     prepared = PreparedPhantom(Storage.open(str(tmp_path_factory.mktemp("storage"))))
     prepared.prepare(tiny_config())
     return prepared
+
+
+@pytest.fixture
+def open_place():
+    """A folder that every user reaches."""
+    with open_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

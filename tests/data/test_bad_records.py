@@ -1,9 +1,8 @@
 """What a folder of other people's files may hold that is no record."""
 
-import os
-
 import pytest
 import yaml
+from ordinary_user import ordinary_user
 from small_sets import MimicTables, configured, jpeg_bytes
 
 from cxr_ray.data.cohort import select_cohort
@@ -119,11 +118,40 @@ def test_a_table_that_is_not_there_is_refused_with_how_to_name_its_folder(tmp_pa
     assert said.startswith("table.csv is not in") and "--data table:FILE.yaml@DIR" in said
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads everything")
-def test_a_table_that_may_not_be_read_is_refused_in_one_sentence(tmp_path):
-    folder = laid_out(tmp_path / "set", table())
+def test_a_table_that_may_not_be_read_is_refused_in_one_sentence(open_place):
+    folder = laid_out(open_place / "set", table())
+    assert opened(folder).fingerprint()  # imports what it needs, as who may read it
     (folder / "table.csv").chmod(0)
-    assert refusal(folder) == f"table.csv in {folder} cannot be read: Permission denied"
+    with ordinary_user():
+        assert refusal(folder) == f"table.csv in {folder} cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("delimiter", ["::", "\\s+", "§", '"', "\n", "ab"])
+def test_a_delimiter_that_is_none_is_refused_without_a_warning(delimiter, tmp_path, recwarn):
+    folder = laid_out(tmp_path / "set", table(), delimiter=delimiter)
+    said = refusal(folder)
+    assert f"delimiter: {delimiter!r} should be one ASCII character" in said
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", " ", "^", "."])
+def test_a_table_between_other_delimiters_is_read_without_a_warning(delimiter, tmp_path, recwarn):
+    content = table().replace(".jpg", "").replace("note ", "note").replace(",", delimiter)
+    folder = laid_out(tmp_path / "set", content, delimiter=delimiter, image=None)
+    assert len(select_cohort(opened(folder), configured()).frame) == 20
+    assert not recwarn.list
+
+
+def test_a_delimiter_at_every_lines_end_adds_nothing_and_further_cells_are_refused(
+    tmp_path, recwarn
+):
+    lines = table().splitlines()
+    blank = "\n".join([lines[0], *(f"{line}," for line in lines[1:])]) + "\n"
+    assert len(select_cohort(opened(laid_out(tmp_path / "a", blank)), configured()).frame) == 20
+    further = "\n".join([lines[0], *(f"{line},more" for line in lines[1:])]) + "\n"
+    said = refusal(laid_out(tmp_path / "b", further))
+    assert said.startswith("table.csv: row 2 has 6 cells and the header 5 columns")
+    assert not recwarn.list
 
 
 def test_an_image_that_links_out_of_the_folder_is_a_fault_unless_links_are_followed(tmp_path):

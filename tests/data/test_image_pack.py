@@ -122,7 +122,13 @@ def test_a_png_named_jpg_decodes_by_its_content(tmp_path):
     assert faults_of(tmp_path, **{"a.jpg": content}) == {"a.jpg": None}
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 1)])
+@pytest.mark.parametrize(("name", "format"), [("A.JPG", "JPEG"), ("b.PNG", "PNG"), ("c", "PNG")])
+def test_a_name_in_capitals_or_without_an_ending_is_found(tmp_path, name, format):
+    content = encoded(Image.fromarray(ramp()), format)
+    assert faults_of(tmp_path, **{name: content}) == {name: None}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1)])
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 def test_images_of_any_shape_fill_the_square(shape, format):
     content = encoded(Image.fromarray(np.full(shape, 77, np.uint8)), format)

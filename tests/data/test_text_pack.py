@@ -1,10 +1,12 @@
 import json
 import zipfile
 import zlib
+from itertools import product
 
 import numpy as np
 import pytest
 
+from cxr_ray.data.masking import MASKS
 from cxr_ray.data.text_pack import (
     View,
     count_empty,
@@ -131,6 +133,33 @@ def test_missing_sections_are_flagged_and_counted_by_class(reports, tokenizer, t
     rows = np.array([0, 1, 3, 4])
     label = np.array([0, 1, 1, 0], np.int8)
     assert count_empty(tmp_path / "a", rows, label) == [1, 2]
+
+
+ODD = {
+    "nothing": ("", False),
+    "headers alone": ("FINDINGS:\nIMPRESSION:\n", True),
+    "crosses": ("XXXX XXXX", True),
+    "underscores": ("___ ___", True),
+    "very long": ("fever " * 10_000, True),
+    "from right to left": ("\u05d3\u05dc\u05e7\u05ea \u0627\u0644\u0631\u0626\u0629", True),
+    "emoji": ("fever \U0001f600\U0001f3fd", True),
+    "no character": ("a\0b\0", True),
+}
+
+
+@pytest.mark.parametrize(("text", "tokens"), ODD.values(), ids=ODD)
+def test_texts_of_any_kind_become_tokens_within_the_limit(text, tokens, tokenizer, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    read_reports_chunk(folder, Reports(odd=text), 0, ["odd"])
+    assert read_column(folder, "fault") == [None]
+    for sections, mask in product((("full",), ("findings", "impression")), MASKS):
+        aside = tmp_path / f"{sections[0]}-{mask}"
+        packed(folder, tokenizer, aside, sections, mask, max_tokens=64)
+        pack = open_text(aside)
+        assert 2 <= len(pack.tokens) <= 64
+        if sections == ("full",) and mask == "none":
+            assert (len(pack.tokens) > 2) == tokens
 
 
 def test_an_empty_text_is_two_special_tokens(reports, tokenizer, tmp_path):

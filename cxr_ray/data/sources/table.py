@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cxr_ray.data.cohort import PARTS, FlowStep, Selection
 from cxr_ray.data.sources.groups import GROUP_PREFIX, group_levels
 from cxr_ray.data.sources.source import HeldReports, ReportReader, Root, confined, opened_root
 from cxr_ray.data.sources.table_recipe import TableRecipe, read_recipe
-from cxr_ray.data.sources.table_rows import TableRows, read_rows
+from cxr_ray.data.sources.table_rows import TableRows, check_tails, read_rows
 from cxr_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -184,8 +185,16 @@ def _opened(source: TableSource) -> AbstractContextManager[IO[bytes]]:
 
 @lru_cache(maxsize=4)
 def _rows(source: TableSource) -> TableRows:
-    with _opened(source) as file:
-        return read_rows(file, source.recipe)
+    import pandas as pd
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", pd.errors.ParserWarning)
+        with _opened(source) as file:
+            rows = read_rows(file, source.recipe)
+    if said:  # of cells beyond the header's
+        with _opened(source) as file:
+            check_tails(file, source.recipe)
+    return rows
 
 
 @lru_cache(maxsize=4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import tempfile
 from array import array
@@ -97,6 +99,24 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
         aside,
         np.array(ends, np.int64),
     )
+
+
+def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
+    """Refuse rows with cells beyond the header's; a delimiter at every line's end adds blanks.
+
+    Raises
+    ------
+    InputError
+        If a row has any that is not blank.
+    """
+    lines = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=recipe.delimiter)
+    width = len(next(lines))
+    for number, row in enumerate(lines, start=2):
+        if any(cell.strip() for cell in row[width:]):
+            raise InputError(
+                f"{recipe.csv}: row {number} has {len(row)} cells and the header {width} columns; "
+                "quote cells that hold the delimiter, or name another delimiter"
+            )
 
 
 def _compose(recipe: TableRecipe, row: Sequence[str]) -> str:
