@@ -159,7 +159,8 @@ class Storage:
             ) from error
         except OSError as error:
             raise InputError(f"--storage {location} cannot be written: {error.strerror}") from error
-        if not os.access(storage.root, os.W_OK):
+        effective = os.access in os.supports_effective_ids
+        if not os.access(storage.root, os.W_OK, effective_ids=effective):
             raise InputError(
                 f"--storage {location} cannot be written: no permission, or a read-only file system"
             )

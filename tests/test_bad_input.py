@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 DRY = ("--grid", "paper12", "--profile", "tiny", "--dry-run")
@@ -108,6 +109,25 @@ def study(content, *options):
 
 
 MINE = "runs/studies/mine"
+# "Billion laughs": each line is ten times the one before, in no circle.
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+FLOW_LAUGHS = "{" + ", ".join(LAUGHS.splitlines()) + "}"
+MERGED_LAUGHS = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name} {{<<: [{', '.join([f'*{before}'] * 10)}]}}\n"
+    for before, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+HUGE = {
+    f"a{i}": {f"l{j}": {field: low + j} for j in range(10)}
+    for i, (field, low) in enumerate(
+        {
+            "train.batch": 1, "train.max_epochs": 1, "train.patience": 1, "image.features": 1,
+            "text.features": 1, "evaluation.ece_bins": 2,
+        }.items()
+    )
+}  # fmt: skip
 CONFIG = {
     "unknown field": (sets("train.batc=3"), "train.batc … --set … did you mean train.batch?"),
     "unknown section": (sets("trian.lr=1"), "trian.lr … no config field … train.lr"),
@@ -146,6 +166,10 @@ CONFIG = {
     "profile of a list": (profile("- train\n"), "p.yaml … list … mapping"),
     "profile unknown": (profile("trane: {lr: 1}\n"), "trane.lr … p.yaml … did you mean train.lr"),
     "profile section": (profile("train: 3\n"), "train … p.yaml … section"),
+    "profile of aliases": (profile(LAUGHS), "p.yaml … line 1 … more than 100,000 values … aliases"),
+    "a value of aliases": (sets(f"text.sections={FLOW_LAUGHS}"), "text.sections … 100,000 values"),
+    "folds": (sets("data.split.kind=kfold", "data.split.folds=1000000000"), "folds … 1000"),
+    "profile name too long": (sweep("--profile", "p" * 3000), "the name is too long"),
     "profile folder": (sweep("--profile", "."), "--profile . … nor a YAML file"),
 }
 GRIDS = {
@@ -185,6 +209,13 @@ GRIDS = {
         space("parameters: {loss.alpha: {float: [0.5, 2]}}" + FOCAL),
         "loss.alpha … s.yaml … less than or equal to 1",
     ),
+    "of aliases": (grid(f"{LAUGHS}axes: *h\n"), "g.yaml … more than 100,000 values"),
+    "merged aliases": (grid(MERGED_LAUGHS), "g.yaml … more than 100,000 values"),
+    "too large": (
+        grid(yaml.safe_dump({"axes": HUGE})),
+        "grid g … 1,000,000 … at most 100,000",
+    ),
+    "space of aliases": (space(LAUGHS), "s.yaml … more than 100,000 values"),
     "space none": (space("title: x\n"), "s.yaml … parameters"),
     "space sampler": (
         space("parameters: {train.lr: {float: [1e-4, 1e-3]}}\nsampler: tpee"),
@@ -201,6 +232,27 @@ FLAGS = {
     "study slash": (sweep("--study", "a/b"), "--study 'a/b' … plain name"),
     "study dots": (sweep("--study", ".."), "--study '..' … plain name"),
     "study blank": (sweep("--study", ""), "--study '' … plain name"),
+    "study spaces": (sweep("--study", "   "), "--study '   ' … plain name"),
+    "study space around": (sweep("--study", " a"), "--study ' a' … spaces around"),
+    "study bell": (sweep("--study", "a\x07"), "--study 'a\\x07' … control characters"),
+    "study escape": (sweep("--study", "\x1b[31ma"), "control characters"),
+    "study tab": (sweep("--study", "a\tb"), "control characters"),
+    "study no unicode": (sweep("--study", "a\udcff"), "plain name"),
+    "study long": (sweep("--study", "\U0001f600" * 100), "at most 120 characters"),
+    "seeds 0": (sweep("--seeds", "0"), "--seeds 0 … at least 1"),
+    "seeds below": (sweep("--seeds", "-2"), "--seeds -2 … at least 1"),
+    "seeds text": (sweep("--seeds", "2.5"), "--seeds … '2.5' … int"),
+    "seeds many": (sweep("--seeds", "1000000000"), "--seeds 1e+09 … at most 1,000"),
+    "trials 0": (search("--trials", "0"), "--trials 0 … at least 1"),
+    "trials many": (search("--trials", "1000000000"), "--trials 1e+09 … at most 100,000"),
+    "keep many": (search("--keep", "1000000000"), "--keep 1e+09 … at most 100,000"),
+    "workers 0": (sweep("--workers-per-trial", "0"), "--workers-per-trial 0 … at least 1"),
+    "workers many": (sweep("--workers-per-trial", "1000000000"), "1e+09 … at most 10,000"),
+    "cpus many": (sweep("--cpus-per-worker", "1000000000"), "1e+09 … at most 10,000"),
+    "gpus many": (sweep("--gpus-per-worker", "inf"), "--gpus-per-worker inf … at most 10,000"),
+    "concurrent many": (sweep("--max-concurrent", "1000000000"), "1e+09 … at most 10,000"),
+    "concurrent below": (sweep("--max-concurrent", "-1"), "--max-concurrent -1 … at least 1"),
+    "storage long": (sweep("--storage", "s" * 3000), "the name is too long"),
     "source": (sweep("--data", "mimc:x"), "--data … 'mimc' … phantom, mimic, openi, table"),
     "source no path": (sweep("--data", "openi"), "--data … openi needs a path"),
     "source absent": (sweep("--data", "openi:absent"), "absent"),
@@ -299,6 +351,13 @@ OTHERS = {
         "predict.py",
         written("d/result.json", "{", "d", "--text", "a b"),
         "d … result.json",
+    ),
+    "export no trial": ("export.py", argv("absent", "out"), "absent: not a finished trial"),
+    "export of a study": ("export.py", study(STUDY, MINE, "out"), f"{MINE}: not a finished trial"),
+    "export damaged": (
+        "export.py",
+        written("d/result.json", "{", "d", "out"),
+        "result.json is damaged",
     ),
     "export no out": ("export.py", argv("absent"), "required: OUT"),
     "evaluate absent": (
