@@ -176,6 +176,22 @@ def test_a_living_holder_on_another_machine_keeps_its_lease(machine):
     assert (two.running / "abc").is_dir()
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"driver": 1}', b"\xff"])
+def test_a_damaged_lease_is_named_with_what_to_do(machine, content):
+    storage = machine("one")
+    leases, folder = storage.leases, storage.running / "abc"
+    lease = leases.acquire(folder, "me")
+    (name,) = [each for each in storage.home.names(folder) if each.startswith("lease-")]
+    storage.store._system.pipe_file(storage.store.address(folder / name), content)
+    for ask in (
+        lambda: leases.acquire(folder, "other"),
+        lambda: leases.holds(folder, lease.attempt),
+        lambda: leases.refresh(folder),
+    ):
+        with pytest.raises(InputError, match=f"abc/{name} is damaged.*remove it if nobody does"):
+            ask()
+
+
 def test_a_driver_that_takes_its_own_lease_again_ends_its_earlier_attempt(machine):
     storage = machine("one")
     leases, folder = storage.leases, storage.running / "abc"

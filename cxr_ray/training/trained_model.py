@@ -162,7 +162,9 @@ def open_exported(folder: Path) -> TrainedModel:
         config = ExperimentConfig.model_validate(described["config"])
     with named_if_damaged(folder / JUDGING_FILE, EXPORTED):
         mean = judging["train_mean"]
-        means = {name: np.array(mean[name], np.float32) for name in config.fusion.modalities}
+        means: dict[str, NDArray[np.float32]] = {
+            name: np.array(mean[name], np.float32) for name in config.fusion.modalities
+        }
         threshold = float(judging["threshold_logit"])
         recalibration = Recalibration(**judging["recalibration"])
     words, tokenizer = None, folder / TOKENIZER_FOLDER
