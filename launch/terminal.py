@@ -1,4 +1,4 @@
-"""What the launch scripts share: exit codes, the version check, and progress on a terminal."""
+"""What the launch scripts share: exit codes, the check of the code, and progress on a terminal."""
 
 import argparse
 import re
@@ -41,7 +41,7 @@ def run_script(main: Callable[[argparse.Namespace], int], parser: argparse.Argum
             file=sys.stderr,
         )
         sys.exit(REFUSED)
-    _warn_of_other_version()
+    _warn_of_other_code()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = main(options)
@@ -88,17 +88,26 @@ def without_password(text: str) -> str:
     return re.sub(r"://[^/\s@:]*(:\S*)?@", "://", text)
 
 
-def _warn_of_other_version() -> None:
+def _warn_of_other_code() -> None:
     import cxr_ray
 
-    source = (CHECKOUT / "cxr_ray" / "__init__.py").read_text()
-    checkout = source.partition('__version__ = "')[2].partition('"')[0]
-    if checkout != cxr_ray.__version__:
-        print(
-            f"warning: the installed cxr_ray is {cxr_ray.__version__} and this checkout "
-            f"{checkout}; run `pip install -c constraints.txt .` here",
-            file=sys.stderr,
-        )
+    source, installed = CHECKOUT / "cxr_ray", Path(cxr_ray.__file__).parent
+    here = [path for path in source.rglob("*") if path.suffix in (".py", ".yaml", ".j2", ".csv")]
+    if installed == source or all(
+        _is_alike(path, installed / path.relative_to(source)) for path in here
+    ):
+        return
+    version = (source / "__init__.py").read_text().partition('__version__ = "')[2].partition('"')[0]
+    other = f" ({cxr_ray.__version__}, here {version})" * (version != cxr_ray.__version__)
+    print(
+        f"warning: the installed cxr_ray is not the code of this checkout{other}; run "
+        "`pip install -c constraints.txt .` here again, or with -e once and for all",
+        file=sys.stderr,
+    )
+
+
+def _is_alike(path: Path, other: Path) -> bool:
+    return other.is_file() and path.read_bytes() == other.read_bytes()
 
 
 class TerminalProgress:

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -151,6 +152,28 @@ def test_every_script_refuses_bad_input_alike(run, script):
     done = run(script, "--set", "data.seed=-1")
     assert done.code == 2
     assert done.err == "error: data.seed is -1 (from --set): should be greater than or equal to 0"
+
+
+def test_a_script_warns_where_the_installed_code_is_not_the_checkouts(tmp_path):
+    package = Path(cxr_ray.__file__).parent
+    for folder in (LAUNCH, package):
+        shutil.copytree(folder, tmp_path / folder.name)
+
+    def said():
+        done = subprocess.run(
+            [sys.executable, tmp_path / "launch" / "report.py", "absent"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(package.parent)},
+            timeout=60,
+        )
+        assert done.returncode == 2
+        return done.stderr
+
+    assert "warning" not in said()
+    with (tmp_path / "cxr_ray" / "config" / "profiles" / "tiny.yaml").open("a") as profile:
+        profile.write("\n")
+    assert said().startswith("warning: the installed cxr_ray is not the code of this checkout; run")
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(run):
