@@ -1,6 +1,7 @@
 """Compare two models from two CSVs of predictions on the same records.
 
-Each CSV has the columns record, patient, label (0 or 1) and probability.
+Each CSV has the columns record, patient, label (0 or 1) and probability. Of a trial trained here,
+``cxr_ray.read_predictions(TRIAL_DIR)`` holds them as record_id, group, label and probability.
 
 python examples/compare_predictions.py FIRST.csv SECOND.csv
 """
@@ -48,4 +49,6 @@ def main(first_file: str, second_file: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

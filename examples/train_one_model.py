@@ -18,16 +18,24 @@ def main(storage: str = "runs") -> None:
         report=lambda row: print(f"epoch {row['epoch']}: AUROC {row['val_auroc']:.3f} on val"),
     )
     predictions = cxr_ray.read_predictions(folder)
+    val = predictions.rows("val", "full")
+    threshold = cxr_ray.f1_operating_point(
+        predictions.label[val], predictions.probability[val]
+    ).threshold
     test = predictions.rows("test", "full")
     label, probability = predictions.label[test], predictions.probability[test]
-    figures = cxr_ray.score_predictions(label, probability, score=predictions.logit[test])
+    figures = cxr_ray.score_predictions(
+        label, probability, score=predictions.logit[test], threshold=threshold
+    )
     intervals = cxr_ray.metric_intervals(
         label,
         probability,
         score=predictions.logit[test],
+        threshold=threshold,
         groups=predictions.group[test],
         rng=np.random.default_rng(0),
     )
+    print(f"threshold of highest F1 on val: {threshold:.3f}")
     for name in ("auroc", "average_precision", "recall", "specificity"):
         low, high = intervals[name].low, intervals[name].high
         print(f"{name:18} {figures[name]:.3f} [{low:.3f}, {high:.3f}] {intervals[name].method}")

@@ -51,7 +51,7 @@ def score_predictions(
     threshold: float = 0.5,
     ece_bins: int = 15,
 ) -> dict[str, float]:
-    """Score pooled predictions: the twelve figures of `METRICS`, in that order.
+    """Score pooled predictions: the figures of `METRICS`, in that order.
 
     Parameters
     ----------
