@@ -338,7 +338,7 @@ def _shuffles(sensitivity: pd.DataFrame, names: Mapping[str, str]) -> Figure | N
     axes.set_yticks(range(len(identities)), [names[i] for i in identities])
     axes.set_ylim(len(identities) - 0.5, -0.5)
     axes.set_xlabel("Drop of AUROC, full test set, 95 % interval")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 

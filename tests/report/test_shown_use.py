@@ -1,3 +1,7 @@
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cxr_ray.report.page import _shuffles
 from cxr_ray.report.shown_use import describe_use
 
 
@@ -41,3 +45,14 @@ def test_too_few_permutations_are_said_to_be_too_few():
 def test_every_model_has_one_entry_in_the_tables_order():
     table = rows("b", image=(0, 1), text=(0, 1)) + rows("a", image=(0, 1), text=(0, 1))
     assert [one.name for one in describe_use(table)] == ["b", "a"]
+
+
+def test_the_drawing_of_the_drops_keeps_its_legend_off_the_intervals():
+    table = pd.DataFrame(rows("a", image=(0.14, 0.0005), text=(0.22, 0.0005)))
+    table = table.assign(experiment_id="a", low=table["drop"] - 0.05, high=table["drop"] + 0.05)
+    figure = _shuffles(table, {"a": "a"})
+    FigureCanvasAgg(figure).draw()
+    (legend,), (axes,) = figure.legends, figure.axes
+    assert [text.get_text() for text in legend.get_texts()] == ["image shuffled", "text shuffled"]
+    assert axes.get_legend() is None
+    assert not legend.get_window_extent().overlaps(axes.get_window_extent())
