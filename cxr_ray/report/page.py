@@ -157,7 +157,8 @@ def _full(value: Any) -> str:
 
 
 def _name_metric(name: str) -> str:
-    return LEADERBOARD_METRICS.get(name, name.replace("_", " "))
+    plain, at, point = name.partition("_at_")
+    return (LEADERBOARD_METRICS.get(plain, plain) + at + point).replace("_", " ")
 
 
 def _content(

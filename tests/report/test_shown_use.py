@@ -1,7 +1,7 @@
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cxr_ray.report.page import _shuffles
+from cxr_ray.report.page import _name_metric, _shuffles
 from cxr_ray.report.shown_use import describe_use
 
 
@@ -56,3 +56,10 @@ def test_the_drawing_of_the_drops_keeps_its_legend_off_the_intervals():
     assert [text.get_text() for text in legend.get_texts()] == ["image shuffled", "text shuffled"]
     assert axes.get_legend() is None
     assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_the_page_names_a_metric_alike_at_any_threshold():
+    assert _name_metric("f1") == "F1"
+    assert _name_metric("f1_at_val") == "F1 at val"
+    assert _name_metric("average_precision") == "average precision"
+    assert _name_metric("sensitivity_at_95_specificity") == "sensitivity at 95 specificity"
