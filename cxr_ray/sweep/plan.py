@@ -208,14 +208,19 @@ def cannot_reach(share: float, counted: Mapping[str, Any]) -> str | None:
     records, positive = counted["records"], counted["positive"]
     natural = max(positive, records - positive) / records
     if share > natural:
-        return f"its majority share {share:g} is above the cohort's own, {natural:.3f}"
+        return f"its majority share {share:g} is above the cohort's own, {_floor(natural)}"
     for part, sizes in counted["parts"].items():
         ones, n = sizes["n_positive"], sizes["n"]
         majority = ones if 2 * positive > records else n - ones
         if (n - majority) * share / (1 - share) > majority + 1:
-            own = majority / n
-            return f"its majority share {share:g} is above that of the part {part}, {own:.3f}"
+            own = _floor(majority / n)
+            return f"its majority share {share:g} is above that of the part {part}, {own}"
     return None
+
+
+def _floor(share: float) -> str:
+    """Write a share in three digits that are not above it: 0.8999 would look like 0.9."""
+    return f"{int(1000 * share + 1e-9) / 1000:.3f}"
 
 
 def cannot_feed(source: "Source", config: ExperimentConfig) -> str | None:

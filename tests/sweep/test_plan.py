@@ -7,7 +7,7 @@ from cxr_ray.config.schema import DataConfig
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.grid import load_grid
-from cxr_ray.sweep.plan import Plan, leave_out_unreachable
+from cxr_ray.sweep.plan import Plan, cannot_reach, leave_out_unreachable
 
 
 @pytest.fixture
@@ -108,6 +108,11 @@ def test_a_share_above_the_cohorts_own_is_left_out_with_both_figures(monkeypatch
         reasons["multimodal-sub80-bce"] == "its majority share 0.8 is above the cohort's own, 0.750"
     )
     assert len(reasons) == 4
+
+
+def test_a_share_that_is_hardly_above_the_cohorts_own_reads_as_above_it():
+    records = {"records": 1998, "positive": 200, "parts": {}}
+    assert cannot_reach(0.9, records) == "its majority share 0.9 is above the cohort's own, 0.899"
 
 
 def test_a_positive_majority_counts_as_well(monkeypatch, storage, paper12):
