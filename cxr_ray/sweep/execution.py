@@ -102,11 +102,10 @@ class Execution:
         self._audit, self._tracking, self._listener = audit, tracking, listener
         self._cohorts, self._need, self._driver = cohorts, need, driver
         self._max_concurrent, self._git_commit = max_concurrent, git_commit
-        self._phase: str | None = None
         self.failed: dict[str, str] = {}
 
-    def run(self, queue: TrialQueue, reads: Sequence[Member], phase: str | None = None) -> None:
-        """Train what a queue hands out; in a later ``phase`` only the parts that are not scored.
+    def run(self, queue: TrialQueue, reads: Sequence[Member]) -> None:
+        """Train what a queue hands out.
 
         Parameters
         ----------
@@ -115,9 +114,6 @@ class Execution:
         """
         from cxr_ray.sweep.runner import run_trials
 
-        self._phase = phase
-        if phase is not None:
-            self._listener.phase(phase)
         self._ray()
         self._cache_frozen(reads)
         self._ray.check_data(self._cohorts, gpus=self._need.gpus_per_worker > 0)
@@ -158,8 +154,10 @@ class Execution:
             # Until a first epoch is over the cores belong to the trials' start.
             self._audit.start()
             self._tracking.connect()
-        if self._phase is None or event.kind == "failed":
+        if not event.is_test or event.kind == "failed":
             self._listener.trial(event)
+        elif event.kind == "started":
+            self._listener.phase("scoring the test part")
         member = event.member
         if event.kind == "finished":
             self._storage.home.discard(self._study.ended_file(member.trained_id))

@@ -28,12 +28,14 @@ class TrialEvent:
     """Something that happened to a trial.
 
     ``kind`` is ``started``, ``epoch``, ``retried``, ``finished``, ``failed``, ``pruned`` or
-    ``stopped``; a stopped one keeps its checkpoint.
+    ``stopped``; a stopped one keeps its checkpoint. ``is_test``: it is the test part of a trained
+    one that is scored.
     """
 
     kind: str
     member: Member
     figures: dict[str, Any]
+    is_test: bool = False
 
 
 def _until_the_storage_fails(
@@ -94,11 +96,11 @@ class Handout(Searcher):
 
     @_until_the_storage_fails
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the next job, None while others' trials are waited for, or that all is over."""
+        """Return the next job, None while trials are waited for, or that all is over."""
         if self._found is None:
             self.look()
         if self._found is None:
-            waits = bool(self._elsewhere and self._running)
+            waits = bool(self._running) and (bool(self._elsewhere) or self._queue.waits)
             return None if waits else str(Searcher.FINISHED)
         job, self._found = self._found, None
         return job
@@ -128,7 +130,8 @@ class Handout(Searcher):
     def _hand_out(self, member: Member) -> bool:
         """Take a member's lease and make its job; False where it needs none from here."""
         identity = member.trained_id
-        if self._storage.is_finished(identity, self._queue.parts):
+        parts = self._queue.parts(member)
+        if self._storage.is_finished(identity, parts):
             self._queue.ended(member, "finished")
             return False
         running = self._storage.running / identity
@@ -136,7 +139,7 @@ class Handout(Searcher):
         if lease is None:
             self._elsewhere.append(member)
             return False
-        if self._storage.is_finished(identity, self._queue.parts):
+        if self._storage.is_finished(identity, parts):
             # Another driver finished it after this one had looked.
             self._storage.home.discard(running)
             self._queue.ended(member, "finished")
@@ -150,7 +153,7 @@ class Handout(Searcher):
             attempt=lease.attempt,
             config=member.config.model_dump(mode="json"),
             keys=asdict(member.keys),
-            parts=self._queue.parts,
+            parts=parts,
             git_commit=self._git_commit,
             **asdict(self._need),
         )
@@ -161,7 +164,7 @@ class Handout(Searcher):
     @_until_the_storage_fails
     def started(self, identity: str) -> None:
         """Pass a trial's start on."""
-        self._tell("started", identity, {})
+        self._tell("started", self._running[identity][0], {})
 
     @_until_the_storage_fails
     def epoch(self, identity: str, figures: dict[str, Any]) -> None:
@@ -171,7 +174,7 @@ class Handout(Searcher):
         if any(row["epoch"] == figures["epoch"] for row in history):
             return  # a trial that was continued tells its epochs again
         history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
-        self._tell("epoch", identity, figures)
+        self._tell("epoch", member, figures)
         reason = None if identity in self._pruned else self._queue.epoch(member, figures)
         if reason is not None:
             self._pruned[identity] = reason
@@ -192,30 +195,29 @@ class Handout(Searcher):
     @_until_the_storage_fails
     def retried(self, identity: str, reason: str) -> None:
         """Pass on that a trial begins again from its checkpoint, and why."""
-        self._tell("retried", identity, {"reason": reason})
+        self._tell("retried", self._running[identity][0], {"reason": reason})
 
     @_until_the_storage_fails
     def ended(self, identity: str, reason: str | None) -> None:
         """Take a trial's end; the reason is why it failed."""
         member, lease = self._running[identity]
         history = self._histories.pop(identity, [])
+        finished = self._storage.is_finished(identity, self._queue.parts(member))
         kind, figures = "finished", dict[str, Any]()
         if reason is not None:
             self.failed[identity] = reason
             kind, figures = "failed", {"reason": reason, "history": history}
-        elif identity in self._pruned and not self._storage.is_finished(
-            identity, self._queue.parts
-        ):
+        elif identity in self._pruned and not finished:
             kind, figures = "pruned", {"reason": self._pruned.pop(identity), "history": history}
             self._drop_checkpoint(identity)
-        elif not self._storage.is_finished(identity, self._queue.parts):
+        elif not finished:
             # Its lease went to another driver, or it was interrupted.
             self._elsewhere.append(member)
             kind = "stopped"
         self._let_go(identity)
         if kind != "stopped":
             self._queue.ended(member, kind, figures.get("reason"))
-        self._on_event(TrialEvent(kind, member, figures))
+        self._tell(kind, member, figures)
 
     def release_all(self) -> bool:
         """Give back what an interruption left; True where there was anything."""
@@ -235,5 +237,5 @@ class Handout(Searcher):
         if self._storage.leases.acquire(running, self._driver) is not None:
             self._storage.home.discard(running)
 
-    def _tell(self, kind: str, identity: str, figures: dict[str, Any]) -> None:
-        self._on_event(TrialEvent(kind, self._running[identity][0], figures))
+    def _tell(self, kind: str, member: Member, figures: dict[str, Any]) -> None:
+        self._on_event(TrialEvent(kind, member, figures, self._queue.is_test(member)))

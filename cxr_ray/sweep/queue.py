@@ -19,12 +19,17 @@ TYPICAL_TOKENS, RARER_CLASS = 100, 0.1
 
 
 class TrialQueue(Protocol):
-    """Hands out members to train, and is told what became of them.
+    """Hands out members to train, and is told what became of them."""
 
-    ``parts`` are those that a finished trial has predictions of: ``val``, or ``val`` and ``test``.
-    """
+    @property
+    def waits(self) -> bool:
+        """Whether what runs now decides what else is handed out."""
 
-    parts: tuple[str, ...]
+    def parts(self, member: Member) -> tuple[str, ...]:
+        """Return what a member is to have predictions of: ``val``, or ``val`` and ``test``."""
+
+    def is_test(self, member: Member) -> bool:
+        """Tell whether a member was handed out for its test part only, its training over."""
 
     def next(self) -> Member | None:
         """Return the next member, or None where none is left to hand out."""
@@ -39,10 +44,18 @@ class TrialQueue(Protocol):
 class GridQueue:
     """The members of a grid, the longest first; none is ended before its time."""
 
-    parts: tuple[str, ...] = ALL_PARTS
+    waits = False
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._left = deque(sorted(members, key=_cost, reverse=True))
+
+    def parts(self, member: Member) -> tuple[str, ...]:
+        """Return all parts."""
+        return ALL_PARTS
+
+    def is_test(self, member: Member) -> bool:
+        """Tell that none is."""
+        return False
 
     def next(self) -> Member | None:
         """Return the next member."""

@@ -12,7 +12,6 @@ from cxr_ray.sweep.course import Course, forget_trials
 from cxr_ray.sweep.execution import Execution
 from cxr_ray.sweep.ledger import Ledger
 from cxr_ray.sweep.plan import Member
-from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.search import Search
 from cxr_ray.sweep.search_plan import (
     DEFAULT_TRIALS,
@@ -20,6 +19,7 @@ from cxr_ray.sweep.search_plan import (
     describe_space,
     remark_on_objective,
 )
+from cxr_ray.sweep.search_queue import SearchQueue
 from cxr_ray.sweep.search_results import write_results
 from cxr_ray.sweep.study import ENDED_FOLDER, STUDY_FILE, Study, read_ended
 
@@ -115,12 +115,9 @@ class SearchCourse(Course):
 
     def run(self, execution: Execution) -> None:
         """Train what is missing, then score the test part of the winner and of trial 0."""
-        if self.search.waiting or self.search.to_ask != 0:
-            execution.run(self.search, self._plan.plan.selected)
-        if not self.search.waiting and not (self.search.to_ask and self._deadline is None):
-            untested = [m for m in self._final() if not self._storage.is_finished(m.trained_id)]
-            if untested:
-                execution.run(GridQueue(untested), untested, phase="scoring the test part")
+        queue = SearchQueue(self.search, self._storage)
+        if self.search.waiting or self.search.to_ask != 0 or queue.untested():
+            execution.run(queue, self._plan.plan.selected)
 
     def record(self, study: Study) -> Sequence[Mapping[str, Any]]:
         """Bring the study's record up to date and return its members as described there."""
@@ -147,12 +144,6 @@ class SearchCourse(Course):
         """Return how many trials were interrupted, or not asked for though there was time."""
         to_ask = 0 if self._deadline is not None else self.search.to_ask or 0
         return self.search.waiting + to_ask
-
-    def _final(self) -> list[Member]:
-        """Return the winner's and trial 0's members, each once."""
-        chosen = [*self.search.best(), self.search.reference()]
-        members = [t.member for t in chosen if t is not None and t.status == "finished"]
-        return list({m.trained_id: m for m in members if m is not None}.values())
 
     def _hold(self, lease: Lease) -> None:
         folder = self._folder / _ASKING

@@ -13,6 +13,7 @@ from cxr_ray.sweep.handout import Handout
 from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.runner import _Follow
+from cxr_ray.sweep.search_queue import SearchQueue
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_trial_that_a_dead_driver_left_is_taken_over(study, members):
 def test_a_pruned_trial_loses_its_lease_at_once_and_its_checkpoint_at_its_end(study):
     study.run(study.search(trials=6))
     search = study.search(trials=7)
-    own = handout(study, search)
+    own = handout(study, SearchQueue(search, study.storage))
     job = json.loads(own.suggest("a")["job"])
     identity, running = job["experiment_id"], study.storage.running / job["experiment_id"]
     (running / job["attempt"]).mkdir()
