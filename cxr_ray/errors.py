@@ -60,6 +60,8 @@ def store_errors() -> tuple[type[BaseException], ...]:
         ("google.auth.exceptions", "GoogleAuthError"),
         ("gcsfs.retry", "HttpError"),
     ):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
+        # A module that another thread is importing has no such name yet.
+        error = getattr(sys.modules.get(module), name, None)
+        if error is not None:
+            found.append(error)
     return tuple(found)

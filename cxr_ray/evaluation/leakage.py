@@ -8,9 +8,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import mannwhitneyu
 
-from cxr_ray.evaluation.delong import auroc_covariance
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels
 
 Grade = Literal["stop", "finding", "information"]
@@ -171,6 +169,11 @@ def judge_shortcut(
     n = len(positive)
     if not n or positive.all() or not positive.any():
         return Finding(kind, "information", f"{what}: one class only, not tested.", None, n)
+    # Not before they are needed: a sweep looks for patients in two parts before it trains.
+    from scipy.stats import mannwhitneyu
+
+    from cxr_ray.evaluation.delong import auroc_covariance
+
     area = float(auroc_covariance(positive, ranked[None])[0][0])
     once = np.arange(n) if groups is None else _first_rows(groups)
     p = 1.0

@@ -10,6 +10,8 @@ from cxr_ray.sweep.plan import Member, Plan
 from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.study import Study
 
+IMPORTS = ("cxr_ray.report.page", "cxr_ray.report.study_audit", "cxr_ray.report.study_tables")
+
 
 class Course(ABC):
     """The trials of one sweep, from what is there to what is left.
@@ -37,6 +39,11 @@ class Course(ABC):
     def remarks(self) -> Sequence[str]:
         """What a user should know before the first trial, in sentences."""
         return ()
+
+    @property
+    def imports(self) -> Sequence[str]:
+        """The modules that the sweep's end needs, in the order in which it does."""
+        return IMPORTS
 
     @abstractmethod
     def forget(self, driver: str) -> None:

@@ -1,6 +1,7 @@
 """Running queues of trials within one sweep: Ray is started once, every end is recorded at once."""
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_ray.config.identity import DataKeys
@@ -89,7 +90,7 @@ class Execution:
         study: Study,
         ray: RayStart,
         audit: SweepAudit,
-        tracking: "BackgroundTracker",
+        tracking: Callable[[], "BackgroundTracker"],
         listener: Listener,
         *,
         cohorts: Sequence[str],
@@ -97,11 +98,13 @@ class Execution:
         driver: str,
         max_concurrent: int | None,
         git_commit: str | None,
+        imports: Sequence[str],
     ) -> None:
         self._storage, self._study, self._ray = storage, study, ray
         self._audit, self._tracking, self._listener = audit, tracking, listener
         self._cohorts, self._need, self._driver = cohorts, need, driver
         self._max_concurrent, self._git_commit = max_concurrent, git_commit
+        self._imports = imports
         self.failed: dict[str, str] = {}
 
     def run(self, queue: TrialQueue, reads: Sequence[Member]) -> None:
@@ -147,13 +150,18 @@ class Execution:
                 driver=self._driver,
             )
 
+    def _import_for_the_end(self) -> None:
+        """Import what is needed once the last trial has ended, when a core would stand still."""
+        for name in self._imports:
+            importlib.import_module(name)
+
     def _follow(self, event: "TrialEvent") -> None:
         from cxr_ray.report.out_of_fold import gather_fits
 
         if event.kind != "started":
             # Until a first epoch is over the cores belong to the trials' start.
-            self._audit.start()
-            self._tracking.connect()
+            self._tracking().connect()
+            self._audit.start(self._import_for_the_end)
         if not event.is_test or event.kind == "failed":
             self._listener.trial(event)
         elif event.kind == "started":
@@ -163,11 +171,11 @@ class Execution:
             self._storage.home.discard(self._study.ended_file(member.trained_id))
             described = self._study.describe(member)
             if gather_fits(self._storage.trials, described):
-                self._tracking.log_trial(
+                self._tracking().log_trial(
                     described, self._storage.trials / described["experiment_id"]
                 )
         elif event.kind in ("failed", "pruned"):
             how: dict[str, Any] = {"status": event.kind, **event.figures}
             how["parameters"] = flat_parameters(member.config)
             self._storage.home.publish_file(self._study.write_ended(member.trained_id, how))
-            self._tracking.log_ended(self._study.describe(member), how)
+            self._tracking().log_ended(self._study.describe(member), how)

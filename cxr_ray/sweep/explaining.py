@@ -1,11 +1,24 @@
 """The saliency of a study's chosen records: computed once, by the sweep, and kept."""
 
 import io
+from collections.abc import Sequence
 
 from cxr_ray.config.schema import ReportConfig
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage, write_whole
+from cxr_ray.sweep.plan import Plan
 from cxr_ray.sweep.study import Study
+
+_IMPORTS = ("cxr_ray.training.prediction", "transformers.models.bert.modeling_bert")
+
+
+def imports_to_explain(plan: Plan) -> Sequence[str]:
+    """Name the modules that `explain_study` needs where it may compute something."""
+    first = plan.members[0].config
+    if not first.report.saliency:
+        return ()
+    multimodal = any(len(m.config.fusion.modalities) > 1 for m in plan.selected)
+    return _IMPORTS if multimodal else ()
 
 
 def explain_study(storage: Storage, study: Study) -> list[str]:

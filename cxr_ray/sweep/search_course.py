@@ -20,10 +20,15 @@ from cxr_ray.sweep.search_plan import (
     remark_on_objective,
 )
 from cxr_ray.sweep.search_queue import SearchQueue
-from cxr_ray.sweep.search_results import write_results
 from cxr_ray.sweep.study import ENDED_FOLDER, STUDY_FILE, Study, read_ended
 
 _ASKING = ".asking"
+_IMPORTS = (
+    "cxr_ray.sweep.search_results",
+    "matplotlib.pyplot",
+    "optuna.visualization.matplotlib",
+    "sklearn.ensemble",  # optuna's importance
+)
 
 
 class SearchCourse(Course):
@@ -95,6 +100,11 @@ class SearchCourse(Course):
         return (*self._said, *remark_on_objective(self._counted), *other)
 
     @property
+    def imports(self) -> Sequence[str]:
+        """The modules that the sweep's end needs."""
+        return (*super().imports, *_IMPORTS)
+
+    @property
     def members(self) -> Sequence[Member]:
         """The members asked for so far."""
         return self.search.members
@@ -138,6 +148,8 @@ class SearchCourse(Course):
 
     def write(self, study: Study) -> Sequence[str]:
         """Write the search's tables, pictures, best config and Optuna storage."""
+        from cxr_ray.sweep.search_results import write_results
+
         return write_results(study, self._storage, self.search, self._plan.config.evaluation)
 
     def left(self, failed: Mapping[str, str]) -> int:

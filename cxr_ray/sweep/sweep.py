@@ -1,11 +1,13 @@
 """A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
 
+import functools
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import prepare
@@ -16,7 +18,7 @@ from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
-from cxr_ray.sweep.explaining import explain_study
+from cxr_ray.sweep.explaining import explain_study, imports_to_explain
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import (
@@ -37,6 +39,9 @@ from cxr_ray.sweep.study import (
     read_ended,
 )
 from cxr_ray.sweep.tabulation import tabulate
+
+if TYPE_CHECKING:
+    from cxr_ray.tracking.background import BackgroundTracker
 
 TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # Weights of a search: the best so many, beside those of trial 0.
@@ -287,21 +292,29 @@ def _run_course(
     uri = options.mlflow_uri or f"sqlite:///{storage.root / 'mlflow.db'}"
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     from cxr_ray.report.members import experiment_ids
-    from cxr_ray.tracking.background import BackgroundTracker
 
-    with BackgroundTracker(uri, artifacts, study.record) as tracking:
+    with ExitStack() as stack:
+
+        @functools.cache
+        def open_tracking() -> "BackgroundTracker":
+            # Imports mlflow: not before the first trial has begun.
+            from cxr_ray.tracking.background import BackgroundTracker
+
+            return stack.enter_context(BackgroundTracker(uri, artifacts, study.record))
+
         execution = Execution(
             storage,
             study,
             ray,
             audit,
-            tracking,
+            open_tracking,
             listener,
             cohorts=list(manifests),
             need=options.resources,
             driver=driver,
             max_concurrent=options.max_concurrent,
             git_commit=options.git_commit,
+            imports=[*course.imports, *imports_to_explain(plan)],
         )
         asked, missing = course.counts()
         course.run(execution)
@@ -336,6 +349,7 @@ def _run_course(
             storage.home.publish(storage.trials / identity, RESULT_FILE)
         storage.home.publish(study.folder, STUDY_FILE)
         listener.phase("logging to MLflow")
+        tracking = open_tracking()
         tracking.try_again()
         for identity in done:
             tracking.log_trial(described[identity], storage.trials / identity)
