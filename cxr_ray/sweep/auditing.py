@@ -1,7 +1,6 @@
 """The leakage audit inside a sweep: patients in two parts stop it, all else is told at its end."""
 
 import csv
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,17 +32,14 @@ class SweepAudit:
         for cohort in dict.fromkeys(member.keys.cohort for member in self._members):
             refuse_overlap(storage.prepared / cohort)
 
-    def start(self, then: Callable[[], None]) -> None:
-        """Begin in a thread, and call ``then`` in it afterwards.
+    def start(self, thread: ThreadPoolExecutor) -> None:
+        """Begin in a thread.
 
         To be called once the trials run: by then Ray is imported whole, and no thread meets half
         of a module that another one imports.
         """
         if self._future is None:
-            pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audit")
-            self._future = pool.submit(self._audit)
-            pool.submit(then)
-            pool.shutdown(wait=False)
+            self._future = thread.submit(self._audit)
 
     def result(self) -> "StudyAudit":
         """Give what was found, waiting for it or finding it now."""

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cxr_ray.config.identity import DataKeys
@@ -104,7 +105,7 @@ class Execution:
         self._audit, self._tracking, self._listener = audit, tracking, listener
         self._cohorts, self._need, self._driver = cohorts, need, driver
         self._max_concurrent, self._git_commit = max_concurrent, git_commit
-        self._imports = imports
+        self._imports, self._works = imports, False
         self.failed: dict[str, str] = {}
 
     def run(self, queue: TrialQueue, reads: Sequence[Member]) -> None:
@@ -150,18 +151,26 @@ class Execution:
                 driver=self._driver,
             )
 
-    def _import_for_the_end(self) -> None:
-        """Import what is needed once the last trial has ended, when a core would stand still."""
-        for name in self._imports:
-            importlib.import_module(name)
+    def _work_beside_training(self) -> None:
+        """Connect the tracker, audit, and import what is needed once the last trial has ended.
+
+        One after the other: two threads that import may each meet half of a module.
+        """
+        if not self._works:
+            self._works = True
+            thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
+            thread.submit(lambda: self._tracking().connect())
+            self._audit.start(thread)
+            for name in self._imports:
+                thread.submit(importlib.import_module, name)
+            thread.shutdown(wait=False)
 
     def _follow(self, event: "TrialEvent") -> None:
         from cxr_ray.report.out_of_fold import gather_fits
 
         if event.kind != "started":
             # Until a first epoch is over the cores belong to the trials' start.
-            self._tracking().connect()
-            self._audit.start(self._import_for_the_end)
+            self._work_beside_training()
         if not event.is_test or event.kind == "failed":
             self._listener.trial(event)
         elif event.kind == "started":

@@ -19,6 +19,7 @@ from typing import Any, Self
 import ray
 from ray import cloudpickle, tune
 from ray._private import ray_constants
+from ray.air._internal import usage
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.stopper import CombinedStopper
@@ -69,6 +70,8 @@ def start_ray(address: str | None) -> None:
         os.environ.setdefault(name, value)
     # A failed trial's reason is told in one line; its traceback is not Tune's to print.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # A count of callbacks, for statistics that are off; it imports mlflow before the first trial.
+    usage.tag_callbacks = lambda callbacks: False
     local: dict[str, Any] = {}
     _check_address(address)
     if address is None:

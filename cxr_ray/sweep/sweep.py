@@ -1,6 +1,7 @@
 """A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
 
 import functools
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -294,13 +295,18 @@ def _run_course(
     from cxr_ray.report.members import experiment_ids
 
     with ExitStack() as stack:
+        opening = threading.Lock()
 
         @functools.cache
-        def open_tracking() -> "BackgroundTracker":
-            # Imports mlflow: not before the first trial has begun.
+        def tracker() -> "BackgroundTracker":
             from cxr_ray.tracking.background import BackgroundTracker
 
             return stack.enter_context(BackgroundTracker(uri, artifacts, study.record))
+
+        def open_tracking() -> "BackgroundTracker":
+            """Import mlflow, which no trial needs to begin, and queue what there is to log."""
+            with opening:
+                return tracker()
 
         execution = Execution(
             storage,

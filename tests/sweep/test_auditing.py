@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -64,9 +65,10 @@ def test_every_text_view_that_a_model_reads_is_audited_once(audited, monkeypatch
 def test_beside_the_training_the_same_is_found(audited):
     storage, plan = audited
     audit = SweepAudit(storage, plan)
-    audit.start()
-    audit.start()
-    found = audit.result()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        audit.start(thread)
+        audit.start(thread)
+        found = audit.result()
     shutil.rmtree(storage.prepared / plan.members[0].keys.cohort / "audit")
     assert found == SweepAudit(storage, plan).result()
 
