@@ -23,7 +23,7 @@ from cxr_ray.sweep.search_queue import SearchQueue
 from cxr_ray.sweep.study import ENDED_FOLDER, STUDY_FILE, Study, read_ended
 
 _ASKING = ".asking"
-_IMPORTS = (
+END_IMPORTS = (
     "cxr_ray.sweep.search_results",
     "matplotlib.pyplot",
     "optuna.visualization.matplotlib",
@@ -102,7 +102,7 @@ class SearchCourse(Course):
     @property
     def imports(self) -> Sequence[str]:
         """The modules that the sweep's end needs."""
-        return (*super().imports, *_IMPORTS)
+        return (*super().imports, *END_IMPORTS)
 
     @property
     def members(self) -> Sequence[Member]:
