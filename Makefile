@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test slow docs ci
+.PHONY: help install demo lint types test slow coverage docs ci
 
 help:  ## print these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -21,7 +21,13 @@ test:  ## run the tests
 	pytest
 
 slow:  ## run the tests that take minutes
-	pytest -m slow
+	pytest -m slow -n 2 --dist loadfile
+
+coverage:  ## run the tests and print which lines of cxr_ray/ they leave out
+	coverage erase
+	coverage run -m pytest
+	coverage combine --quiet
+	coverage report --show-missing
 
 docs:  ## build the documentation as a site in site/
 	mkdocs build --strict --clean -f .mkdocs.yml

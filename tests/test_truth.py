@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SEEDS = range(5)
+# Each adds a test part of 400 records: the mean of three AUROCs has an error of about .03 without
+# a signal, and .02 with one.
+SEEDS = range(3)
 MODALITIES = {"multimodal": "image,text", "image": "image", "text": "text"}
 
 
@@ -87,7 +89,8 @@ def train(folder, seed, modality, signals):
 
 def mean_over_seeds(folder, modalities, *signals):
     """Mean AUROC by modality, and mean drops of the multimodal models, over the seeds."""
-    jobs = [(Path(folder), seed, modality, signals) for seed in SEEDS for modality in modalities]
+    # Side by side run different seeds, so that a phantom is prepared once.
+    jobs = [(Path(folder), seed, modality, signals) for modality in modalities for seed in SEEDS]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(train, *zip(*jobs, strict=True)))
     areas = {m: float(np.mean([a for name, a, _ in found if name == m])) for m in modalities}

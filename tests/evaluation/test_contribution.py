@@ -56,7 +56,8 @@ def check_truth(case, seed):
     relation, head, *expected = TRUTH[case]
     image, text, label = drawn(relation, seed)
     rng = np.random.default_rng(seed)
-    plan = {"rng": rng, "n_repeats": 499, "n_resamples": 0}
+    # Of 199 shuffles p goes down to .005, and the error of their mean AUROC is .001.
+    plan = {"rng": rng, "n_repeats": 199, "n_resamples": 0}
     if head is product:
         pair = (head, image[:, None], text[:, None])
         tests = [
@@ -267,6 +268,6 @@ def test_intervals_of_the_shapley_share_hold_the_true_share_as_often_as_they_say
         rng = np.random.default_rng(seed)
         label = (np.arange(600) % 10 == 0).astype(int)
         a, b = rng.normal(size=(2, 600)) + SIGNAL * label
-        image = auroc_shapley(a, b, label, rng=rng, permuted=(0.75, 0.75), n_resamples=300)[0]
+        image = auroc_shapley(a, b, label, rng=rng, permuted=(0.75, 0.75), n_resamples=200)[0]
         held.append(image.low <= true_share <= image.high)
     assert 0.91 <= np.mean(held) <= 0.985

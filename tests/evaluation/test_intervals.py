@@ -170,7 +170,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(fixed_ratio):
         rng = np.random.default_rng([run, 14])
         label, probability, logit = calibrated_binormal(rng, 500, positives)
         intervals = metric_intervals(
-            label, probability, score=logit, rng=rng, n_resamples=400, fixed_ratio=fixed_ratio
+            label, probability, score=logit, rng=rng, n_resamples=200, fixed_ratio=fixed_ratio
         )
         methods |= {intervals["accuracy"].method, intervals["brier"].method}
         for name in held:

@@ -220,7 +220,7 @@ def test_intervals_of_the_drop_hold_the_true_drop_as_often_as_they_say():
         rng = np.random.default_rng(seed)
         a, b, c, label = binormal(seed, size=600)
         test = permutation_test(
-            a, b, c, label, shuffle="text", rng=rng, n_repeats=49, n_resamples=300
+            a, b, c, label, shuffle="text", rng=rng, n_repeats=49, n_resamples=200
         )
         held.append(test["auroc"].low <= true_drop <= test["auroc"].high)
     assert 0.91 <= np.mean(held) <= 0.99

@@ -158,6 +158,7 @@ def test_trials_on_a_lost_machine_go_on_elsewhere_and_end_clearly_where_there_is
     cluster.remove_node(second, allow_graceful=False)
     code, out, err = ended(process)
     assert code == 1, err
+    assert "checking every node" in err
     assert len(finished(tmp_path / "runs")) == 1
     assert "no machine is left to run it: it needs 1 CPUs" in out
     table = pd.read_csv(next((tmp_path / "runs").glob("studies/*/leaderboard.csv")))

@@ -1,10 +1,7 @@
 """Every node is looked at before a trial is sent there; what is wrong is named with its fix."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from machines import Machines
@@ -14,7 +11,6 @@ from cxr_ray.object_store import SCRATCH_VARIABLE
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.preflight import NodeReport, _observer, check_nodes, judge_node
 
-SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 HERE = NodeReport(
     versions={"torch": "2.9.0", "cxr_ray": "0a1b2c"},
     greeting="hello",
@@ -133,23 +129,6 @@ def test_a_node_that_cannot_write_is_named(tmp_path, two_nodes, monkeypatch):
     monkeypatch.setattr(ray, "nodes", gone)
     with pytest.raises(InputError, match="node .* does not see the storage"):
         check_nodes(storage)
-
-
-@pytest.mark.slow
-def test_a_sweep_joins_a_cluster_by_its_address(tmp_path, two_nodes):
-    done = subprocess.run(
-        [
-            sys.executable, str(SWEEP), "--grid", "paper12", "--profile", "tiny",
-            "--only", "dataset=full,loss=bce", "--storage", str(tmp_path),
-            "--address", two_nodes.address,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "checking every node" in done.stderr
-    assert len(list(tmp_path.glob("trials/*/result.json"))) == 3
 
 
 @pytest.fixture(scope="module")

@@ -310,6 +310,7 @@ def test_the_other_shipped_grids_run_and_say_what_they_leave_out(
     assert (storage / "studies" / grid / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_a_trial_go_through_ray_train_to_the_same_kind_of_folder(undisturbed):
     storage, _ = undisturbed
     done = run_sweep(
