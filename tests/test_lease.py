@@ -117,7 +117,7 @@ def test_a_lease_is_stale_at_once_when_its_process_has_gone_from_this_host(tmp_p
     began = time.monotonic()
     lease = acquire_lease(tmp_path, "me")
     assert lease is not None
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30  # on another host it would be 60
     assert not holds_lease(tmp_path, attempt)
 
 

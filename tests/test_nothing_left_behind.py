@@ -71,7 +71,7 @@ class Runs:
                 env={**os.environ, **{key: str(place) for key, place in places.items()}},
             )
             try:
-                deadline = time.monotonic() + 300
+                deadline = time.monotonic() + 600
                 while process.poll() is None:
                     assert time.monotonic() < deadline, f"{name} did not end"
                     self.meanwhile |= leaks(*self.outside(), seen=self.seen)

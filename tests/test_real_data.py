@@ -34,7 +34,7 @@ def launch(real_data, tmp_path):
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr

@@ -51,7 +51,7 @@ def test_the_pages_commands_run_on_a_table_as_the_page_shows_it(clinic):
             cwd=clinic.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)

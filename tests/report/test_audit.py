@@ -183,7 +183,7 @@ def test_the_script_refuses_patients_in_two_parts_and_names_their_records(own_co
     overlapping = _plant_overlap(folder)
     command = [sys.executable, LAUNCH / "audit.py", "--profile", "tiny"]
     command += ["--set", "data.max_bad_share=0.05", "--storage", own_copy.storage.root]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2, done.stderr
     line = done.stdout[done.stdout.index("\nstop ") :]
     assert all(name in line for name in overlapping)

@@ -9,12 +9,12 @@ PLANTED = Path(__file__).with_name("planted")
 SWEEP = Path(__file__).resolve().parents[2] / "launch" / "sweep.py"
 
 
-def ended(process, timeout=240):
+def ended(process, timeout=600):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
 
-def wait_for(condition, what, seconds=120):
+def wait_for(condition, what, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} did not happen"

@@ -61,7 +61,7 @@ def test_the_slurm_script_runs_a_sweep_on_the_nodes_of_an_allocation(tmp_path):
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list(storage.glob("trials/*/result.json"))) == 1

@@ -27,7 +27,7 @@ def sweep_command(storage, *arguments):
 
 def run_sweep(storage, *arguments):
     return subprocess.run(
-        sweep_command(storage, *arguments), capture_output=True, text=True, timeout=400
+        sweep_command(storage, *arguments), capture_output=True, text=True, timeout=600
     )
 
 
@@ -83,7 +83,7 @@ def killed_and_resumed(tmp_path_factory):
     log = storage.with_name("checkpoints")
     before, happened = {}, []
 
-    def run_until(what, faults=(), seconds=300.0):
+    def run_until(what, faults=(), seconds=600.0):
         driver = subprocess.Popen(
             sweep_command(storage),
             stdout=subprocess.DEVNULL,
@@ -299,7 +299,7 @@ def test_the_other_shipped_grids_run_and_say_what_they_leave_out(
     storage, _ = undisturbed
     command = sweep_command(storage)
     command[command.index("paper12")] = grid
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     leaderboard = pd.read_csv(storage / "studies" / grid / "leaderboard.csv")
     assert leaderboard["experiment_id"].nunique() == trained

@@ -49,7 +49,7 @@ def test_a_slow_tracker_keeps_nobody_waiting_and_is_complete_in_order(tracker):
         for number in range(20):
             tracking.log_trial(number, None)
         tracking.finish([], complete=True)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10
         assert tracker.calls in ([], ["connect"])
         tracker.let.set()
     assert tracker.calls == ["connect", "start", *range(20), "finish"]
