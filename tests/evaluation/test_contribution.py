@@ -56,8 +56,7 @@ def check_truth(case, seed):
     relation, head, *expected = TRUTH[case]
     image, text, label = drawn(relation, seed)
     rng = np.random.default_rng(seed)
-    # Of 199 shuffles p goes down to .005, and the error of their mean AUROC is .001.
-    plan = {"rng": rng, "n_repeats": 199, "n_resamples": 0}
+    plan = {"rng": rng, "n_repeats": 499, "n_resamples": 0}
     if head is product:
         pair = (head, image[:, None], text[:, None])
         tests = [
@@ -92,8 +91,8 @@ def test_the_known_answers_hold_for_three_seeds(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", TRUTH)
-def test_the_known_answers_hold_for_twenty_seeds(case):
-    for seed in range(20):
+def test_the_known_answers_hold_for_seventeen_more_seeds(case):
+    for seed in range(3, 20):
         check_truth(case, seed)
 
 
