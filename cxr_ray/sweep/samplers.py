@@ -1,6 +1,7 @@
 """Optuna's samplers and pruners under the names that a space's file uses."""
 
 import bisect
+import copy
 import heapq
 import itertools
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -84,6 +86,9 @@ class RecentTPESampler(optuna.samplers.TPESampler):
         super().__init__(**options)
         done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         self._best = {trial.number for trial in done}
+        self._grouped: set[frozenset[str]] = set()
+        self._distributions: dict[str, BaseDistribution] = {}
+        self._internal: dict[tuple[int, TrialState], dict[str, float]] = {}
 
     def after_trial(
         self,
@@ -103,7 +108,20 @@ class RecentTPESampler(optuna.samplers.TPESampler):
         """Look at the study once for all that is drawn for a trial."""
         self._seen = _SeenStudy(study, self._best)
         self._best = self._seen.best
-        return super().infer_relative_search_space(self._seen, trial)
+        known = self._internal
+        self._internal = {
+            at: known.get(at) or self._values(t)
+            for t in self._seen.trials_seen
+            for at in [(t.number, t.state)]
+        }
+        # Optuna parts the parameters by the names that occur together in a trial. What it has
+        # met once parts them no further, and it keeps the parts.
+        new: dict[frozenset[str], FrozenTrial] = {}
+        for ended in self._seen.trials_seen:
+            if ended.state in _TOLD and (names := frozenset(ended.params)) not in self._grouped:
+                new.setdefault(names, ended)
+        self._grouped.update(new)
+        return super().infer_relative_search_space(self._seen.only(new.values()), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -121,6 +139,28 @@ class RecentTPESampler(optuna.samplers.TPESampler):
         """Draw what no ended trial has had."""
         return super().sample_independent(self._seen, trial, param_name, param_distribution)
 
+    def _get_internal_repr(
+        self,
+        trials: list[FrozenTrial],
+        search_space: dict[str, BaseDistribution],
+        study: optuna.Study,
+    ) -> dict[str, NDArray[Any]]:
+        """Look the values up, which Optuna makes anew of each trial at each draw."""
+        rows = [self._internal[t.number, t.state] for t in trials]
+        rows = [row for row in rows if search_space.keys() <= row.keys()]
+        return {name: np.asarray([row[name] for row in rows]) for name in search_space}
+
+    def _values(self, trial: FrozenTrial) -> dict[str, float]:
+        """Return a trial's values as TPE computes with them.
+
+        A running one has those of parameters, too, that it turned out not to need.
+        """
+        self._distributions |= trial.distributions
+        return {
+            name: self._distributions[name].to_internal_repr(value)
+            for name, value in self._get_params(trial, self._seen).items()
+        }
+
 
 class _SeenStudy(optuna.Study):
     """A study with a part of its trials, made as Optuna's Hyperband makes one.
@@ -129,6 +169,8 @@ class _SeenStudy(optuna.Study):
     ----------
     best
         Numbers of the best trials of those that may be.
+    trials_seen
+        The part, by number.
     """
 
     def __init__(self, study: optuna.Study, best: Iterable[int]) -> None:
@@ -143,12 +185,18 @@ class _SeenStudy(optuna.Study):
         latest = list(itertools.islice(ended, SEEN_ENDED))
         since = trials[latest[-1] :] if len(latest) == SEEN_ENDED else trials
         running = [t.number for t in since if t.state == TrialState.RUNNING][-SEEN_RUNNING:]
-        self._trials = [trials[n] for n in sorted({*self.best, *latest, *running})]
+        self.trials_seen = [trials[n] for n in sorted({*self.best, *latest, *running})]
+
+    def only(self, trials: Iterable[FrozenTrial]) -> "_SeenStudy":
+        """Return the study with some of these trials."""
+        found = copy.copy(self)
+        found.trials_seen = list(trials)
+        return found
 
     def _get_trials(
         self, deepcopy: bool = True, states: Any = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [t for t in self._trials if states is None or t.state in states]
+        return [t for t in self.trials_seen if states is None or t.state in states]
 
 
 def build_pruner(name: str) -> optuna.pruners.BasePruner:
