@@ -4,6 +4,7 @@ Later layers win: defaults < profile < grid base < ``--set`` < axis level. Every
 when it is applied, so a bad value is reported even where a later layer would replace it.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -251,16 +252,17 @@ def _check_cache(config: ExperimentConfig) -> None:
         )
 
 
-def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> list[str]:
+@functools.cache
+def field_names(model: type[BaseModel] = ExperimentConfig, prefix: str = "") -> tuple[str, ...]:
     """List the dotted names of all fields."""
-    names = []
+    names: list[str] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             names += field_names(kind, f"{prefix}{name}.")
         elif f"{prefix}{name}" not in PLANNED:
             names.append(f"{prefix}{name}")
-    return names
+    return tuple(names)
 
 
 def _located(name: str) -> str:

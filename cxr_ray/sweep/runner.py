@@ -286,9 +286,7 @@ class _Follow(tune.Callback, tune.Stopper):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
-        # Tune keeps 40 kB of a trial's figures as long as it runs.
-        trial.metric_analysis.clear()
-        trial.metric_n_steps.clear()
+        _lighten(trial)
         self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -296,11 +294,26 @@ class _Follow(tune.Callback, tune.Stopper):
         begun = _identity(trial) in self._begun
         tell = self._handout.ended if begun else self._handout.died_before_its_start
         tell(_identity(trial), _reason(trial))
+        _lighten(trial)
 
 
 def _identity(trial: Any) -> str:
     identity: str = trial.config["experiment_id"]
     return identity
+
+
+def _lighten(trial: Any) -> None:
+    """Drop what is heavy of a trial that has ended: Tune keeps all trials as long as it runs.
+
+    That is 40 kB of statistics of its figures, and its job in several copies.
+    """
+    trial.metric_analysis.clear()
+    trial.metric_n_steps.clear()
+    trial.run_metadata.last_result = {"done": True}
+    trial.evaluated_params = {}
+    trial.set_experiment_tag("")
+    trial.config.pop("job", None)  # in place: what was suggested is kept beside what is run
+    trial._default_result_or_future = None  # what its process told of itself at its start
 
 
 def _train_in_trial(config: dict[str, Any]) -> None:

@@ -158,12 +158,17 @@ class Tracker:
             return
         ended = int(1000 * result["finished_at"])
         began = ended - int(1000 * result["wall_seconds"])
-        run = self._child(study, member, began)
+        tags = {
+            "attempt": result["attempt"],
+            "git_commit": result["versions"]["git_commit"] or "unknown",
+            "logged": recipe,
+        }
+        run = self._child(study, member, tags, began)
         if run.data.tags.get("attempt", result["attempt"]) != result["attempt"]:
             # Its parameters cannot be changed, and its curves are another training's.
             self._client.delete_run(run.info.run_id)
             del self._children[identity]
-            run = self._child(study, member, began)
+            run = self._child(study, member, tags, began)
         config = trained_config(folder)
         final = _final(score_folder(folder, evaluation), result)
         final |= _external({test.name: score_external(test, evaluation) for test in tests})
@@ -173,19 +178,14 @@ class Tracker:
         self._client.log_artifact(run_id, str(folder / "config.yaml"))
         if self._artifacts is not None:
             self._client.log_artifact(run_id, str(folder / PREDICTIONS_FILE))
-        for tag in ("reason", "status"):
-            if tag in run.data.tags:
-                self._client.delete_tag(run_id, tag)
+        for tag in {"reason", "status"} & set(run.data.tags):
+            self._client.delete_tag(run_id, tag)
+            del run.data.tags[tag]
         history = read_history(folder)
         if "fits" not in result:
             final |= _at_best_epoch(history, config.train.monitor)
         metrics = _curves(history, when)
         metrics += [Metric(key, value, when, 0) for key, value in final.items()]
-        tags = {
-            "attempt": result["attempt"],
-            "git_commit": result["versions"]["git_commit"] or "unknown",
-            "logged": recipe,
-        }
         self._log(run, flat_parameters(config), metrics, tags)
         self._client.set_terminated(run_id, "FINISHED", end_time=ended)
         self._logged[identity] = recipe
@@ -205,12 +205,12 @@ class Tracker:
         identity, recipe = member["experiment_id"], digest(json.dumps(how, sort_keys=True))
         if self._logged.get(identity) == recipe:
             return
-        run = self._child(study, member)
+        tags = {"status": how["status"], "reason": how["reason"], "logged": recipe}
+        run = self._child(study, member, tags)
         parameters, history = how.get("parameters", {}), how.get("history", ())
         when, best = run.info.start_time, _at_best_epoch(history, parameters.get("train.monitor"))
         metrics = _curves(history, when)
         metrics += [Metric(key, value, when, 0) for key, value in best.items()]
-        tags = {"status": how["status"], "reason": how["reason"], "logged": recipe}
         self._log(run, parameters, metrics, tags)
         status = "KILLED" if how["status"] == "pruned" else "FAILED"
         self._client.set_terminated(run.info.run_id, status)
@@ -225,7 +225,8 @@ class Tracker:
     ) -> None:
         """Log what a run has come to, the tags last; in one call where that many go into one.
 
-        Parameters that the run has are left out; they cannot be changed.
+        What the run has is left out: parameters cannot be changed, and a new run was made with its
+        tags. It is not taken for whole before it is terminated.
         """
         from mlflow.entities import Param, RunTag
 
@@ -235,8 +236,9 @@ class Tracker:
             self._client.log_batch(run_id, params=params[start : start + _PARAMETERS_BATCH])
         for start in range(_BATCH, len(metrics), _BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
-        told = [RunTag(key, value) for key, value in tags.items()]
+        told = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
         self._client.log_batch(run_id, metrics[:_BATCH], params[:_PARAMETERS_BATCH], told)
+        run.data.tags.update(tags)
 
     def finish(self, study: Mapping[str, Any], artifacts: list[Path], *, complete: bool) -> None:
         """Log the study's tables on the parent and close it.
@@ -255,11 +257,17 @@ class Tracker:
         self._client.set_terminated(self._parent, "FINISHED" if complete else "FAILED")
 
     def _child(
-        self, study: Mapping[str, Any], member: Mapping[str, Any], began: int | None = None
+        self,
+        study: Mapping[str, Any],
+        member: Mapping[str, Any],
+        told: Mapping[str, str],
+        began: int | None = None,
     ) -> "Run":
+        """Return a member's run; a new one is made with what is ``told`` of its end."""
         identity = member["experiment_id"]
         if identity not in self._children:
             tags = {
+                **told,
                 "mlflow.parentRunId": self._parent,
                 "study": study["name"],
                 "study_uuid": study["uuid"],

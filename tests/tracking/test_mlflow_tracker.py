@@ -1,5 +1,6 @@
 """What the tracker asks of MLflow: little, since every call takes its time."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -78,7 +79,9 @@ def test_an_ended_trial_is_logged_in_one_call_and_not_again_by_this_run_or_the_n
     for _ in range(2):
         tracker.log_ended(STUDY, MEMBER, pruned())
     started().log_ended(STUDY, MEMBER, pruned())
-    assert server.batches == [(MEMBER["name"], 2, 3, ["status", "reason", "logged"])]
+    # its tags came with the run, which is not taken for whole before it has ended
+    assert server.batches == [(MEMBER["name"], 2, 3, [])]
+    assert server.runs[1].data.tags["reason"] == "pruned at epoch 1"
     assert server.ended == [(MEMBER["name"], "KILLED")]
 
 
@@ -91,9 +94,22 @@ def test_a_trial_that_ended_in_another_way_is_logged_anew(server):
     assert server.ended[-1] == (MEMBER["name"], "FAILED")
 
 
+def test_a_run_that_a_kill_left_open_is_logged_anew(server, monkeypatch):
+    tracker = started()
+    with monkeypatch.context() as kill, pytest.raises(SystemExit):
+        kill.setattr(server, "set_terminated", lambda *_: sys.exit())
+        tracker.log_ended(STUDY, MEMBER, pruned())
+    started().log_ended(STUDY, MEMBER, pruned())
+    assert [run.info.status for run in server.runs[1:]] == ["KILLED"]
+    assert [metrics for _, metrics, _, _ in server.batches] == [2, 2]
+
+
 def test_more_than_a_call_takes_goes_into_several_and_the_tags_go_last(server):
-    started().log_ended(STUDY, MEMBER, pruned(parameters=230))
+    tracker = started()
+    tracker.log_ended(STUDY, MEMBER, pruned())
+    server.batches.clear()
+    tracker.log_ended(STUDY, MEMBER, pruned(parameters=230, reason="another"))
     counts = [(params, bool(tags)) for _, _, params, tags in server.batches]
-    assert sum(params for params, _ in counts) == 230
+    assert sum(params for params, _ in counts) == 227
     assert all(params <= 100 for params, _ in counts)
     assert [tagged for _, tagged in counts] == [False, False, True]
