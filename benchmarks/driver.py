@@ -287,8 +287,8 @@ class CountedSlots(FixedResourceManager):
 
     def has_resources_ready(self, resource_request: Any) -> bool:
         """Tell whether a slot that was asked for is free."""
-        taken = len(self._used_resources)
-        return resource_request in self._requested_resources and taken < self._total_resources["CPU"]
+        free = self._total_resources["CPU"] - len(self._used_resources)
+        return free > 0 and resource_request in self._requested_resources
 
 
 def simulate(slots: int) -> None:
