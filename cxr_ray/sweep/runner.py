@@ -21,6 +21,7 @@ from ray import cloudpickle, tune
 from ray._private import ray_constants
 from ray.air._internal import usage
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.stopper import CombinedStopper
 
@@ -179,7 +180,7 @@ def _tune(
                 name="trials",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[follow, starved],
+                callbacks=[follow, starved, _Silence()],
                 stop=CombinedStopper(follow, starved, interruption),
                 failure_config=tune.FailureConfig(max_failures=PROCESS_RETRIES),
             ),
@@ -197,6 +198,16 @@ class _AsHandedOut(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Choose none."""
+
+
+class _Silence(TrialProgressCallback):
+    """Takes the place of Tune's own, which keeps all trials and prints those without figures."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Print nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Print nothing."""
 
 
 class _Interruption(tune.Stopper):
