@@ -308,6 +308,7 @@ class Search:
             self._with_weights.append(trial)
         values = list(trial.values) if status == "finished" else None
         self.study.tell(trial.asked.number, values, state=_STATES[status])
+        del self._optuna[trial.asked.number]  # it holds a copy of the whole space
 
     def _ranked(self, trials: Iterable[SearchTrial]) -> list[SearchTrial]:
         """Order the finished ones by the first objective, each experiment once."""

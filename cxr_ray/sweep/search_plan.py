@@ -61,6 +61,9 @@ class SearchPlan:
             If the values do not go together, or the data cannot feed them.
         """
         config = resolve([*self.layers, Layer(f"trial {number}", parameters)])
+        # A search keeps all its members: sections that are as trial 0's are held once.
+        same = {name: part for name, part in self.config if getattr(config, name) == part}
+        config = config.model_copy(update=same)
         member = make_member(
             Experiment(config, {"trial": f"t{number}"}), self.plan.members[0].source
         )
