@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import tempfile
+import weakref
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,13 +93,15 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
     aside.flush()
-    return TableRows(
+    rows = TableRows(
         pd.concat(frames, ignore_index=True),
         np.array(blank, bool),
         np.frombuffer(digests, np.int64),
         aside,
         np.array(ends, np.int64),
     )
+    weakref.finalize(rows, aside.close)
+    return rows
 
 
 def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
@@ -109,14 +112,15 @@ def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
     InputError
         If a row has any that is not blank.
     """
-    lines = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=recipe.delimiter)
-    width = len(next(lines))
-    for number, row in enumerate(lines, start=2):
-        if any(cell.strip() for cell in row[width:]):
-            raise InputError(
-                f"{recipe.csv}: row {number} has {len(row)} cells and the header {width} columns; "
-                "quote cells that hold the delimiter, or name another delimiter"
-            )
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        lines = csv.reader(text, delimiter=recipe.delimiter)
+        width = len(next(lines))
+        for number, row in enumerate(lines, start=2):
+            if any(cell.strip() for cell in row[width:]):
+                raise InputError(
+                    f"{recipe.csv}: row {number} has {len(row)} cells and the header {width} "
+                    "columns; quote cells that hold the delimiter, or name another delimiter"
+                )
 
 
 def _compose(recipe: TableRecipe, row: Sequence[str]) -> str:
