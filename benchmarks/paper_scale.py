@@ -70,7 +70,7 @@ FLOPs are counted by torch's `FlopCounterMode`, a multiplication and an addition
 taken to do {peak:.0f} TFLOP/s (A100, dense bf16) at {utilisation:.0%}, which is assumed, not
 measured, and two GPUs on one trial {shared:.0%} of that each; time goes with 1 / (peak x share). A
 laptop's steps are measured, a process of one thread a core, in batches of {batch}, on {machine}.
-Both encoders cost the sum of the two."""
+The model of both encoders costs the sum of the two."""
 
 
 @dataclass(frozen=True)
