@@ -1,6 +1,9 @@
+import pickle
+
 import pytest
 import torch
 from local_checkpoints import write_bert
+from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from cxr_ray.config.schema import TextConfig
@@ -48,6 +51,35 @@ def test_an_absent_checkpoint_says_how_to_supply_one(tmp_path):
 def test_a_folder_without_weights_says_how_to_supply_them(tmp_path, bert):
     (tmp_path / "config.json").write_bytes((bert / "config.json").read_bytes())
     with pytest.raises(InputError, match="save_pretrained"):
+        TextEncoder(TextConfig(encoder=str(tmp_path)), vocabulary_size=0)
+
+
+def lacking_a_tensor(state):
+    return {name: value for name, value in state.items() if "layer.1.output.dense" not in name}
+
+
+def of_another_model(state):
+    return {"conv.weight": torch.zeros(3, 3)}
+
+
+def of_another_width(state):
+    return {name: torch.zeros(3, 3) for name in state}
+
+
+@pytest.mark.parametrize("change", [lacking_a_tensor, of_another_model, of_another_width])
+def test_weights_that_leave_a_part_random_are_refused_with_one_sentence(tmp_path, bert, change):
+    (tmp_path / "config.json").write_bytes((bert / "config.json").read_bytes())
+    state = change(load_file(bert / "model.safetensors"))
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"text\.encoder .*: its weights (lack|are no whole)"):
+        TextEncoder(TextConfig(encoder=str(tmp_path)), vocabulary_size=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", pickle.dumps({"a": print}), b"\x80\2}q\0."])
+def test_a_pickle_of_more_than_tensors_is_no_checkpoint(tmp_path, bert, content):
+    (tmp_path / "config.json").write_bytes((bert / "config.json").read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(InputError, match=r"text\.encoder "):
         TextEncoder(TextConfig(encoder=str(tmp_path)), vocabulary_size=0)
 
 
