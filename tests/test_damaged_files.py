@@ -70,6 +70,10 @@ def of(text):
     return lambda path: path.write_text(text)
 
 
+def longer(path):
+    path.write_text(path.read_text() + "later: {new: 1}\n")
+
+
 def gone(path):
     path.unlink()
 
@@ -157,9 +161,9 @@ CASES = [
     (PREDICT, f"{TRIAL}/features.npz", of("x"), f"features.npz is damaged … {HOW}"),
     (PREDICT, f"{TRIAL}/features.npz", pickled, f"features.npz is damaged … {HOW}"),
     (PREDICT, f"{TRIAL}/features.npz", lacking_arrays, "features.npz … lacks train_mean.image"),
-    (PREDICT, f"{TRIAL}/config.yaml", cut, "config.yaml"),
+    (PREDICT, f"{TRIAL}/config.yaml", cut, f"config.yaml is damaged … {HOW}"),
     (PREDICT, f"{TRIAL}/config.yaml", of("a: [\n"), f"config.yaml is damaged … {HOW}"),
-    (PREDICT, f"{TRIAL}/config.yaml", of("later: {new: 1}\n"), "config.yaml: later … version"),
+    (PREDICT, f"{TRIAL}/config.yaml", longer, "config.yaml: later … version"),
     (PREDICT, WEIGHTS, cut, "model.safetensors cannot be read as safetensors"),
     (PREDICT, WEIGHTS, of(""), "model.safetensors cannot be read as safetensors"),
     (PREDICT, WEIGHTS, pickled, "model.safetensors cannot be read as safetensors"),

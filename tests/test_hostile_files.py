@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from cxr_ray.config.layers import read_yaml
 from cxr_ray.data.sources.table_recipe import read_recipe
@@ -139,8 +138,9 @@ def test_the_trap_springs_where_a_pickle_is_loaded(tmp_path):
 
 def test_features_that_hold_objects_are_not_unpickled(tmp_path, trap):
     np.savez(tmp_path / FEATURES_FILE, image=np.array([trap], object))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(InputError) as refused:
         read_features(tmp_path)
+    assert "allow_pickle" in str(refused.value.__cause__)
 
 
 def test_a_checkpoint_that_holds_objects_is_not_unpickled(tmp_path, trap):
@@ -167,6 +167,7 @@ def _yaml_trial(folder, text):
 def test_yaml_that_names_an_object_makes_none(read, tmp_path):
     sprung = tmp_path / "sprung"
     text = f"csv: !!python/object/apply:os.mkdir ['{sprung}']\n"
-    with pytest.raises((InputError, yaml.YAMLError), match="constructor"):
+    with pytest.raises(InputError) as refused:
         read(tmp_path, text)
+    assert "constructor" in f"{refused.value} {refused.value.__cause__}"
     assert not sprung.exists()

@@ -20,6 +20,7 @@ from cxr_ray.storage import ALL_PARTS, RESULT_FILE, TEST_FILE
 PREDICTIONS_FILE = "predictions.parquet"
 HISTORY_FILE = "history.csv"
 CONFIG_FILE = "config.yaml"
+_MODEL_SECTIONS = ("data", "cohort", "image", "text", "fusion", "loss", "train", "evaluation")
 FEATURES_FILE = "features.npz"
 
 
@@ -145,7 +146,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     path = folder / CONFIG_FILE
     with named_if_damaged(path, TRIAL):
-        return Stored(yaml.load(path.read_text(), Loader=loader), path, TRIAL)
+        text = path.read_text()
+        if not text.endswith("\n"):
+            raise ValueError("its last line is cut off")
+        return Stored(yaml.load(text, Loader=loader), path, TRIAL)
 
 
 def trained_config(folder: Path) -> ExperimentConfig:
@@ -156,8 +160,11 @@ def trained_config(folder: Path) -> ExperimentConfig:
     InputError
         If the file is not there or damaged, or holds what this version does not know.
     """
+    config = read_config(folder)
+    for section in _MODEL_SECTIONS:
+        config[section]  # a file that is cut off would else be another model's, by the defaults
     try:
-        return ExperimentConfig.model_validate(read_config(folder))
+        return ExperimentConfig.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))

@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from small_page import IDS, Page, make_study
 
+from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.report.explanation import Explanation, WordAttribution
 from cxr_ray.report.page import rebuild_page
 from cxr_ray.report.page_files import PAGE_FILE, SHARED_FOLDER
@@ -171,7 +173,8 @@ def prepare(folder, trial, records):
     result = json.loads((trial / "result.json").read_text())
     result["keys"] = {"cohort": cohort.name, "image": "x"}
     (trial / "result.json").write_text(json.dumps(result))
-    (trial / "config.yaml").write_text("{}")
+    settings = ExperimentConfig().model_dump(mode="json")
+    (trial / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
 def ask_for_records(folder):
