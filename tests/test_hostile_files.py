@@ -33,6 +33,7 @@ EXCUSED = {
         "importlib.import_module",
     ): "its own modules, by a fixed list",
     ("cxr_ray/models/image.py", "import pickle"): "its exception, to name a bad file",
+    ("cxr_ray/models/text.py", "import pickle"): "its exception, to name a bad file",
     ("cxr_ray/training/checkpoint.py", "import pickle"): "its exception, to name a damaged file",
     ("cxr_ray/sweep/runner.py", "import cloudpickle"): "next",
     ("cxr_ray/sweep/runner.py", "cloudpickle.loads"): (
