@@ -291,7 +291,10 @@ def test_no_patient_id_leaves_the_prepared_folder(undisturbed):
 
 @pytest.mark.parametrize(
     ("grid", "trained", "left_out"),
-    [("text_views", 12, set()), ("ratios", 8, {"sub90", "sub80"})],
+    [
+        pytest.param("text_views", 12, set(), marks=pytest.mark.slow),
+        ("ratios", 8, {"sub90", "sub80"}),
+    ],
 )
 def test_the_other_shipped_grids_run_and_say_what_they_leave_out(
     undisturbed, grid, trained, left_out
