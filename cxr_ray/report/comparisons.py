@@ -150,6 +150,9 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
     total = len(primary)
     apart = primary["verdict"].isin(["a higher", "b higher"]).sum()
     missing = (primary["verdict"] == "not compared").sum()
+    if 0 < missing == total:
+        yield f"None of the {total} declared comparisons could be made; comparisons.csv says why."
+        return
     yield "First level minus second, AUROC on the full test set, 95 % interval."
     sentence = f"Of {total} comparisons {apart} separate after Holm's correction for all {total}"
     yield sentence + (f"; {missing} could not be made." if missing else ".")

@@ -36,7 +36,7 @@ class ResultTable:
     def to_text(self, width: int = 110) -> str:
         """Align the table in at most `width` columns.
 
-        Where it does not fit, the row names lose their middle.
+        Where it does not fit, the row names lose their middle. Without rows there are no heads.
 
         Parameters
         ----------
@@ -57,8 +57,10 @@ class ResultTable:
         text   .91*
         image  .90
         """
+        if not self.rows:
+            return "\n".join([self.title, *textwrap.wrap(self.caption, width)])
         heads = [_break_once(column) for column in self.columns]
-        cells = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
+        cells = list(zip(*self.rows, strict=True))
         # a place for the mark, so that the digits stay under each other
         marked = [any(cell.endswith(MARK) for cell in column) for column in cells]
         padded = [
@@ -100,7 +102,8 @@ class ResultTable:
         rows = [self.columns, ("---",) * len(self.columns), *self.rows]
         # an asterisk would be read as emphasis, a pipe as a cell's end
         lines = ["| " + " | ".join(_escape(cell.strip()) for cell in row) + " |" for row in rows]
-        parts = [f"**{self.title}**", "\n".join(lines), _escape(self.caption)]
+        grid = "\n".join(lines) if self.rows else ""
+        parts = [f"**{self.title}**", grid, _escape(self.caption)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_csv(self) -> str:

@@ -312,6 +312,16 @@ def test_the_printed_table_says_what_the_family_shows(paper12):
     assert max(map(len, text.splitlines())) <= 110
 
 
+def test_a_table_of_no_comparison_is_a_sentence_without_heads(study):
+    alone = study()
+    alone.add(2.0, modality="text", dataset="full", loss="bce")
+    table = comparisons_table(alone.compare(), seeds=1)
+    assert table.to_text() == (
+        "Comparisons\nNone of the 20 declared comparisons could be made; comparisons.csv says why."
+    )
+    assert "|" not in table.to_markdown()
+
+
 @pytest.mark.slow
 def test_paper12_is_compared_within_its_time(paper12):
     start = time.process_time()
