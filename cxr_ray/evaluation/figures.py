@@ -219,7 +219,7 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.set_xlabel("AUROC with 95 % interval")
-    axes.set_title(f"AUROC of {len(rows)} models{_sizes(rows)}", fontsize=11)
+    axes.set_title(f"AUROC of {len(rows)} model{'s' * (len(rows) > 1)}{_sizes(rows)}", fontsize=11)
     return figure
 
 

@@ -133,6 +133,7 @@ def _draw_history(search: Search, shown: Sequence[SearchTrial]) -> Any:
         numbers = [*(trial.asked.number for trial in done), shown[-1].asked.number]
         best = np.maximum.accumulate([trial.values[0] for trial in [*done, done[-1]]])
         axes.step(numbers, best, where="post", color=_FINISHED, linewidth=1, label="best so far")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("trial")
     axes.set_ylabel(search.space.objectives[0])
     axes.legend(fontsize="small")
@@ -142,6 +143,7 @@ def _draw_history(search: Search, shown: Sequence[SearchTrial]) -> Any:
 def _draw_slices(search: Search, shown: Sequence[SearchTrial]) -> Any:
     """Draw what each trial reached against each parameter, where it exists."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     parameters = search.space.parameters
     across = min(4, len(parameters))
@@ -158,6 +160,7 @@ def _draw_slices(search: Search, shown: Sequence[SearchTrial]) -> Any:
             values = {number: list(parameter.choices).index(v) for number, v in values.items()}
         elif parameter.log:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(LogLocator(subs=(2, 4)))  # more would overlap
         _scatter(axes, search, values)
         axes.set_xlabel(name)
     for axes in grid.flat[len(parameters) :]:

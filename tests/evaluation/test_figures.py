@@ -78,6 +78,7 @@ def test_the_forest_plot_has_one_line_a_model_and_leaves_out_what_has_no_figure(
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(table["name"][:2])
     assert axes.get_title() == "AUROC of 2 models: n = 500, 50 positive"
     assert width_of_png(figure) <= 900
+    assert figures.comparison_figure(table[:1]).axes[0].get_title().startswith("AUROC of 1 model:")
     figures.comparison_figure(table.iloc[2:]).canvas.draw()
 
 

@@ -1,5 +1,6 @@
 """What a search leaves behind: its table, importance, pictures, best config and Optuna storage."""
 
+import itertools
 import math
 
 import optuna
@@ -12,7 +13,7 @@ from small_searches import FakeStudy
 from cxr_ray.config.layers import Layer, load_profile
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.sweep.grid import expand, load_grid
-from cxr_ray.sweep.search_pictures import measure_importance
+from cxr_ray.sweep.search_pictures import _draw_slices, measure_importance
 from cxr_ray.sweep.search_results import write_results
 from cxr_ray.sweep.study import Study
 
@@ -99,6 +100,24 @@ def test_pictures_are_drawn_and_leave_the_style_of_others_alone(searched):
     names = {path.name for path in fake.folder.glob("search_*.png")}
     assert names == {f"search_{n}.png" for n in ("history", "slice", "importance", "contour")}
     assert matplotlib.rcParams["axes.facecolor"] == "white"
+
+
+def test_labels_of_a_narrow_logarithmic_axis_stand_apart(searched):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    _, search, *_ = searched
+    figure = _draw_slices(search, list(search.trials.values())).figure
+    (axes,) = [each for each in figure.axes if each.get_xlabel() == "train.lr"]
+    axes.set_xlim(3.2e-4, 3e-3)
+    FigureCanvasAgg(figure).draw()
+    labels = [text for text in axes.get_xticklabels(which="both") if text.get_text()]
+    inside = sorted(
+        (text.get_window_extent().x0, text.get_window_extent().x1)
+        for text in labels
+        if 3.2e-4 <= text.get_position()[0] <= 3e-3
+    )
+    assert len(inside) >= 3
+    assert all(left[1] <= right[0] for left, right in itertools.pairwise(inside))
 
 
 def test_two_objectives_have_a_front_and_no_contour_of_one(tmp_path):
