@@ -125,6 +125,7 @@ def draw_pictures(search: Search, importance: pd.DataFrame, folder: Path) -> Non
 def _draw_history(search: Search, shown: Sequence[SearchTrial]) -> Any:
     """Draw what each trial reached by its number, and the best finished one so far."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     axes = Figure(figsize=(7, 4), layout="constrained").subplots()
     _scatter(axes, search, {trial.asked.number: trial.asked.number for trial in shown})
@@ -133,7 +134,7 @@ def _draw_history(search: Search, shown: Sequence[SearchTrial]) -> Any:
         numbers = [*(trial.asked.number for trial in done), shown[-1].asked.number]
         best = np.maximum.accumulate([trial.values[0] for trial in [*done, done[-1]]])
         axes.step(numbers, best, where="post", color=_FINISHED, linewidth=1, label="best so far")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel(search.space.objectives[0])
     axes.legend(fontsize="small")
