@@ -147,14 +147,14 @@ CASES = [
     (REPORT, f"{STUDY}/summary.csv", of("x\n1\n"), f"summary.csv is damaged … {HOW}"),
     (REPORT, f"{STUDY}/sensitivity.csv", cut, f"sensitivity.csv is damaged … {HOW}"),
     (REPORT, f"{STUDY}/net_benefit.csv", gone, f"holds no net_benefit.csv … {HOW}"),
-    (REPORT, f"{STUDY}/study.json", without("axes"), "study.json … lacks axes"),
+    (REPORT, f"{STUDY}/study.json", without("members"), "study.json … lacks members"),
     (REPORT, RESULT, cut, f"result.json is damaged … {HOW} trains it again"),
     (REPORT, RESULT, of("{}"), "result.json is damaged (it lacks"),
     (REPORT, f"{TRIAL}/history.csv", cut, f"history.csv is damaged … {HOW}"),
     (REPORT, f"{TRIAL}/history.csv", of(""), f"history.csv is damaged … {HOW}"),
     (REPORT, PREDICTIONS, cut, f"predictions.parquet is damaged … {HOW}"),
     (PREDICT, PREDICTIONS, cut, f"predictions.parquet is damaged … {HOW}"),
-    (PREDICT, PREDICTIONS, gone, f"predictions.parquet cannot be read … {HOW}"),
+    (PREDICT, PREDICTIONS, gone, f"predictions.parquet is damaged … {HOW}"),
     (PREDICT, RESULT, of("[]"), f"result.json is damaged … {HOW}"),
     (PREDICT, RESULT, without("keys"), "result.json is damaged (it lacks keys)"),
     (PREDICT, f"{TRIAL}/features.npz", cut, f"features.npz is damaged … {HOW}"),
@@ -196,7 +196,8 @@ def test_a_damaged_file_is_named_with_what_to_do(command, path, damage, words, f
     script, options = command
     code, said = answer(script, options, folder, monkeypatch)
     assert code == 2, said
-    assert "Traceback" not in said and len(said.strip().splitlines()) <= 3
+    told = [line for line in said.strip().splitlines() if not line.startswith("[")]  # its progress
+    assert "Traceback" not in said and len(told) <= 3
     assert [word for word in words.split(" … ") if word not in said] == [], said
     assert not (folder / "new").exists()
 
