@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from small_studies import SEARCH_SPACES, FakeSource, experiments_of, grid_of, plan_of
 
 from cxr_ray.config.schema import DataConfig
@@ -168,7 +170,7 @@ def test_absent_weights_leave_a_plan_without_ids_that_training_refuses(
 def test_a_folder_that_lacks_its_tokenizer_is_named_and_not_the_image_weights(
     monkeypatch, storage, tmp_path
 ):
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
     experiments = experiments_of(
         load_grid(SEARCH_SPACES / "text_views.yaml"), {"text.encoder": str(tmp_path)}
     )
