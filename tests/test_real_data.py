@@ -138,6 +138,7 @@ def test_each_recipe_trains_scores_and_tabulates(launch, tmp_path, options, rows
     assert all(row["status"] == "done" and 0 <= float(row["auroc"]) <= 1 for row in board)
 
 
+@pytest.mark.slow
 def test_models_of_children_are_tested_on_adults(launch, tmp_path):
     """The external test of docs/real-data.md, with one small model."""
     launch("sweep.py", "--grid", "paper12", "--data", KERMANY, "--profile", "tiny",

@@ -26,7 +26,7 @@ def labelled_scores(draw):
     return np.array(label), np.array(tenths) / 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labelled_scores())
 def test_figures_equal_those_of_scikit_learn_ties_included(case):
     label, probability = case
@@ -51,7 +51,7 @@ def test_figures_equal_those_of_scikit_learn_ties_included(case):
     assert figures["sensitivity_at_95_specificity"] == pytest.approx(best)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labelled_scores(), st.randoms(use_true_random=False))
 def test_the_order_of_the_records_changes_no_figure(case, random):
     label, probability = case

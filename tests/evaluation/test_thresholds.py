@@ -19,7 +19,7 @@ cases = st.lists(st.tuples(st.integers(0, 1), st.integers(-4, 4)), min_size=2, m
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases)
 def test_no_other_threshold_does_better(case):
     label, score = case
@@ -33,7 +33,7 @@ def test_no_other_threshold_does_better(case):
     assert at_youden.balanced_accuracy[0] == pytest.approx(best_youden)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases)
 def test_the_threshold_for_95_percent_specificity_keeps_it_and_reports_what_it_does(case):
     label, score = case
