@@ -8,7 +8,8 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from cxr_ray.data.reports import compose_report
 from cxr_ray.data.sources.table_recipe import TableRecipe
-from cxr_ray.errors import InputError
+from cxr_ray.errors import InputError, refusal_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
     Raises
     ------
     InputError
-        If it is no table, not UTF-8, or lacks a column.
+        If it is no table, not UTF-8, or lacks a column, or texts cannot be put aside.
     """
     import pandas as pd
 
@@ -79,12 +80,13 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
         for piece in pieces:
             _check_columns(piece, recipe)
             columns = [piece[column].fillna("").tolist() for _, column in recipe.text]
-            for row in zip(*columns, strict=True):
-                text = _compose(recipe, row)
-                aside.write(text.encode())
-                ends.append(aside.tell())
-                blank.append(not text.strip())
-                digests += blake2b(repr(row).encode(), digest_size=8).digest()
+            with _putting_aside():
+                for row in zip(*columns, strict=True):
+                    text = _compose(recipe, row)
+                    aside.write(text.encode())
+                    ends.append(aside.tell())
+                    blank.append(not text.strip())
+                    digests += blake2b(repr(row).encode(), digest_size=8).digest()
             frames.append(piece[list(recipe.row_columns)].fillna(""))
     except UnicodeDecodeError as error:
         raise InputError(
@@ -92,7 +94,8 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
         ) from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
-    aside.flush()
+    with _putting_aside():
+        aside.flush()
     rows = TableRows(
         pd.concat(frames, ignore_index=True),
         np.array(blank, bool),
@@ -121,6 +124,18 @@ def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
                     f"{recipe.csv}: row {number} has {len(row)} cells and the header {width} "
                     "columns; quote cells that hold the delimiter, or name another delimiter"
                 )
+
+
+@contextmanager
+def _putting_aside() -> Iterator[None]:
+    """Say of a write that is refused where it went: it is no fault of the table."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{refusal_of(error) or error}: {tempfile.gettempdir()}, where a table's texts are put "
+            "aside; name another folder in TMPDIR"
+        ) from error
 
 
 def _compose(recipe: TableRecipe, row: Sequence[str]) -> str:
