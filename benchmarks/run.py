@@ -27,6 +27,7 @@ import repeated
 import scaling
 import tax
 import text
+import uncertainty
 from rows import Row, machine, show
 
 # One line a module.
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Row]]] = {
     "repeated": repeated.measure,
     "frozen": frozen.measure,
     "text": text.measure,
+    "uncertainty": uncertainty.measure,
 }
 PAPER = "paper"  # a table of its own, without bars
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"

@@ -6,12 +6,15 @@ Wall - (bare steps, forward passes included) / slots, beyond a fixed start-up; w
 first; and what scoring, tests and tables cost.
 """
 
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 from bare import bare_seconds
 from rows import Row, machine, show
-from sweeps import START_UP, Sweep, cores, run_sweep, started_late
+from sweeps import ROOT, START_UP, Sweep, cores, run_sweep, started_late
 
 TAX, STATISTICS = 0.10, 0.05
 
@@ -30,12 +33,26 @@ def measure(scratch: Path) -> list[Row]:
                 at_most=START_UP,
             ),
             Row(
+                "--help",
+                "wall of launch/sweep.py --help, the best of three",
+                min(_time_help() for _ in range(3)),
+                "s",
+                at_most=0.5,
+            ),
+            Row(
                 "sensitivity and statistics of the main job",
                 f"scoring, tests, pictures and tables ({sweep.scoring:.1f} s) / wall",
                 sweep.scoring / sweep.wall,
                 at_most=STATISTICS,
             ),
         ]
+
+
+def _time_help() -> float:
+    began = time.perf_counter()
+    command = [sys.executable, str(ROOT / "launch" / "sweep.py"), "--help"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def tax_rows(name: str, sweep: Sweep, bare: float) -> list[Row]:

@@ -1,6 +1,5 @@
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,20 +15,12 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.py") if path.name != "terminal.py")
 TRAINING = {"torch", "torchvision", "ray", "mlflow", "transformers", "optuna"}
 HEAVY = TRAINING | {"pandas", "numpy", "scipy", "sklearn", "matplotlib", "pydantic"}
-SECONDS = 2.0
-
-
-def cpu_seconds():
-    """CPU time of all processes that were started here and have ended: no load changes it much."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 class Run:
-    """A finished script: what it said, how it ended, the CPU seconds it took, what it imported."""
+    """A finished script: what it said, how it ended, what it imported."""
 
     def __init__(self, folder, script, *options):
-        began = cpu_seconds()
         done = subprocess.run(
             [sys.executable, "-X", "importtime", str(LAUNCH / script), *options],
             capture_output=True,
@@ -38,7 +29,6 @@ class Run:
             env={**os.environ, "PYTHONPATH": str(Path(cxr_ray.__file__).parents[1])},
             timeout=240,
         )
-        self.seconds = cpu_seconds() - began
         self.code, self.out = done.returncode, done.stdout
         lines = done.stderr.splitlines()
         imports = [line for line in lines if line.startswith("import time:")]
@@ -53,12 +43,11 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_has_an_example_answers_at_once_and_imports_nothing_heavy(run, script):
+def test_help_has_an_example_and_imports_nothing_heavy(run, script):
     done = run(script, "--help")
     assert done.code == 0
     assert f"python launch/{script}" in done.out
     assert "--debug" in done.out
-    assert done.seconds < SECONDS
     assert not done.imported & HEAVY
 
 
@@ -91,18 +80,16 @@ def test_bad_input_ends_with_code_2_and_one_line(run, tmp_path, options, sentenc
     assert done.err.startswith("error: ")
     assert sentence in done.err
     assert "\n" not in done.err
-    assert done.seconds < SECONDS
     assert not done.imported & TRAINING
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trial_that_can_never_fit_is_refused_in_seconds_with_both_figures(run):
+def test_a_trial_that_can_never_fit_is_refused_before_ray_starts_with_both_figures(run):
     done = run("sweep.py", "--grid", "paper12", "--profile", "tiny", "--workers-per-trial", "999")
     assert done.code == 2
     here = len(os.sched_getaffinity(0))
     assert "needs 999 CPUs (--workers-per-trial 999 times 1 a worker)" in done.err
     assert done.err.endswith(f"and the cluster has {here}")
-    assert done.seconds < 5
     assert "ray" not in done.imported
 
 
@@ -129,7 +116,6 @@ def test_a_search_refuses_what_it_cannot_do(run, tmp_path, options, sentence):
     done = run("sweep.py", "--dry-run", *options)
     assert done.code == 2
     assert sentence in done.err
-    assert done.seconds < SECONDS
     assert not done.imported & TRAINING
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -133,20 +131,6 @@ def test_rare_positives_never_vanish_from_a_resample():
     rng = np.random.default_rng(10)
     weights = PatientSampler.of(label == 1, None).draw_weights(rng, 300)
     assert (weights[:, 0] > 0).all() and (weights[:, 1:].sum(axis=1) > 0).all()
-
-
-def test_all_intervals_of_five_thousand_records_take_seconds():
-    label, probability, logit = predictions(11, 5_000, share=0.1)
-    start = time.process_time()
-    metric_intervals(
-        label,
-        probability,
-        score=logit,
-        points={"val": 0.0, "youden": -1.0, "spec95": 1.0},
-        recalibrated=probability**1.1,
-        rng=np.random.default_rng(12),
-    )
-    assert time.process_time() - start < 3.3  # twelve models in 20 s on two cores
 
 
 def calibrated_binormal(rng, size, positives=None):

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import t as student
@@ -245,15 +243,3 @@ def test_interval_and_test_over_few_seeds_keep_what_they_promise(seeds, held, re
         apart.append(found.compare(0, 1, "auroc").p_value <= 0.05)  # the arms are alike
     assert np.mean(inside) >= held
     assert np.mean(apart) <= rejected
-
-
-@pytest.mark.slow
-def test_two_arms_of_five_seeds_and_5000_records_take_seconds():
-    """The form before, all figures of all models from whole cumulative sums, took 5.7 s."""
-    label, logits = models(np.random.default_rng(0), arms=2, size=5_000, share=0.1)
-    start = time.process_time()
-    metrics = ("auroc", "average_precision", "f1_at_val")
-    crossed_bootstrap(
-        label, logits, rng=np.random.default_rng(1), points={"val": 0.0}, metrics=metrics
-    )
-    assert time.process_time() - start < 4

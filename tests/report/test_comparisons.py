@@ -1,6 +1,5 @@
 import hashlib
 import itertools
-import time
 
 import numpy as np
 import pandas as pd
@@ -320,10 +319,3 @@ def test_a_table_of_no_comparison_is_a_sentence_without_heads(study):
         "Comparisons\nNone of the 20 declared comparisons could be made; comparisons.csv says why."
     )
     assert "|" not in table.to_markdown()
-
-
-@pytest.mark.slow
-def test_paper12_is_compared_within_its_time(paper12):
-    start = time.process_time()
-    paper12.compare(config=EvaluationConfig())
-    assert time.process_time() - start < 20
