@@ -36,6 +36,7 @@ from cxr_ray.report import page, study_audit, study_tables
 from cxr_ray.report.trial_folder import FEATURES_FILE, write_history, write_predictions
 from cxr_ray.storage import TEST_FILE, WEIGHTS_FILE, Storage, move_whole
 from cxr_ray.sweep import execution, ledger, runner, search, search_plan, search_results, sweep
+from cxr_ray.sweep.options import SweepOptions
 from cxr_ray.tracking import background
 
 RECORDS = {"val": 300, "test": 600}
@@ -315,7 +316,7 @@ def measure(
         for owner, name in owners:
             clock.around(owner, name, part)
     simulate(slots)
-    options = sweep.SweepOptions(
+    options = SweepOptions(
         search=SPACES / f"{space}.yaml",
         profile="tiny",
         overrides=["fusion.modalities=text", f"train.max_epochs={epochs}"],

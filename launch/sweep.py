@@ -113,8 +113,9 @@ def duration(text: str) -> float:
 def main(options: argparse.Namespace) -> int:
     from cxr_ray.errors import InputError
     from cxr_ray.sweep.grid import find_study_file
+    from cxr_ray.sweep.options import SweepOptions
     from cxr_ray.sweep.resources import TrialResources
-    from cxr_ray.sweep.sweep import SweepOptions, run_sweep
+    from cxr_ray.sweep.sweep import run_sweep
 
     if options.measure and not options.dry_run:
         raise InputError("--measure: it goes with --dry-run, which it gives prices to")

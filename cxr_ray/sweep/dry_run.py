@@ -12,6 +12,7 @@ from cxr_ray.report.contrasts import declared_contrasts
 from cxr_ray.report.detectable import count_tested, describe_power
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.ledger import Ledger
+from cxr_ray.sweep.options import SweepOptions
 from cxr_ray.sweep.plan import Member, Plan, leave_out_unreachable
 from cxr_ray.sweep.preparation import describe_counts
 from cxr_ray.sweep.price import StudyPrice, describe_price
@@ -22,7 +23,7 @@ from cxr_ray.sweep.search_plan import (
     describe_space,
     remark_on_objective,
 )
-from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
+from cxr_ray.sweep.sweep import plan_sweep
 
 PENDING = "id pending weights"
 

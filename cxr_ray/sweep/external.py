@@ -25,9 +25,9 @@ from cxr_ray.sweep.external_plan import (
     storage_of,
     trials_of,
 )
+from cxr_ray.sweep.options import check_tracker
 from cxr_ray.sweep.places import bring_study
 from cxr_ray.sweep.study import STUDY_FILE, Study
-from cxr_ray.sweep.sweep import check_tracker
 from cxr_ray.sweep.tabulation import tabulate
 
 FEW_CHUNKS = 8

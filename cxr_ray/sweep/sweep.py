@@ -4,10 +4,9 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
@@ -21,11 +20,9 @@ from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
 from cxr_ray.sweep.explaining import explain_study, imports_to_explain
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
+from cxr_ray.sweep.options import SweepOptions, check_options
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
 from cxr_ray.sweep.resources import (
-    MOST_PROCESSES,
-    TrialResources,
-    check_number,
     count_slots,
     local_resources,
 )
@@ -44,37 +41,8 @@ from cxr_ray.sweep.tabulation import tabulate
 if TYPE_CHECKING:
     from cxr_ray.tracking.background import BackgroundTracker
 
-TRACKERS = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 # Weights of a search: the best so many, beside those of trial 0.
 KEPT = 3
-MOST_SEEDS, MOST_TRIALS = 1_000, 100_000
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What a sweep is asked to do; the names are those of the command line."""
-
-    grid: Path | None = None
-    search: Path | None = None
-    data: str = "phantom"
-    reports: str | None = None
-    demographics: str | None = None
-    profile: str = "demo"
-    overrides: Sequence[str] = ()
-    seeds: int = 1
-    storage: str = "runs"
-    study: str | None = None
-    mlflow_uri: str | None = None
-    address: str | None = None
-    resources: TrialResources = field(default_factory=TrialResources)
-    max_concurrent: int | None = None
-    only: Sequence[str] = ()
-    trials: int | None = None
-    time_budget: float | None = None
-    keep: int | None = None
-    fresh: bool = False
-    command: str = ""
-    git_commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,10 +90,7 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     InputError
         For bad input of any kind.
     """
-    if options.max_concurrent is not None:
-        check_number("--max-concurrent", options.max_concurrent, 1, MOST_PROCESSES)
-    check_tracker(options.mlflow_uri)
-    check_number("--seeds", options.seeds, 1, MOST_SEEDS)
+    check_options(options)
     storage = Storage.open(options.storage, create=create)
     if options.mlflow_uri is None and not storage.home.is_shared:
         raise InputError(
@@ -138,13 +103,11 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     subject: Grid | Space
     search = None
     if options.search is not None:
-        check_search_options(options)
         subject = load_search(options.search)
         search = plan_search(subject, profile, overrides, *where, options.demographics)
         plan = search.plan
     else:
         assert options.grid is not None
-        check_grid_options(options)
         subject = load_grid(options.grid)
         experiments = expand(subject, profile, overrides, only=options.only, seeds=options.seeds)
         given = Layer("--set", {**subject.base.values, **overrides.values})
@@ -156,44 +119,6 @@ def plan_sweep(options: SweepOptions, *, create: bool = True) -> PlannedSweep:
     storage.home.fetch(storage.studies / check_name(name), STUDY_FILE)
     check_study(storage, name, plan, options.profile)
     return PlannedSweep(subject, storage, plan, name, search)
-
-
-def check_search_options(options: SweepOptions) -> None:
-    """Refuse what makes no sense with a search.
-
-    Raises
-    ------
-    InputError
-        For a flag of grids, or a value out of range.
-    """
-    if options.only or options.seeds > 1:
-        flag = "--only" if options.only else "--seeds"
-        raise InputError(
-            f"{flag}: a search trains each of its trials once; repeat what it finds with --grid "
-            "STUDY_DIR/best.yaml --seeds 5"
-        )
-    for flag, value in (("--trials", options.trials), ("--keep", options.keep)):
-        if value is not None:
-            check_number(flag, value, 1, MOST_TRIALS)
-
-
-def check_grid_options(options: SweepOptions) -> None:
-    """Refuse what only a search reads.
-
-    Raises
-    ------
-    InputError
-        For a flag of searches.
-    """
-    for flag, value in (
-        ("--trials", options.trials),
-        ("--time-budget", options.time_budget),
-        ("--keep", options.keep),
-    ):
-        if value is not None:
-            raise InputError(
-                f"{flag}: a grid trains all its experiments and keeps them; it goes with --search"
-            )
 
 
 def run_sweep(options: SweepOptions, listener: Listener) -> SweepOutcome:
@@ -385,21 +310,6 @@ def _run_course(
         mlflow_uri=uri,
         tracked=tracking.problem is None,
     )
-
-
-def check_tracker(uri: str | None) -> None:
-    """Refuse a tracking address of a kind that MLflow does not know.
-
-    Raises
-    ------
-    InputError
-        Names the kinds that it knows.
-    """
-    if uri is not None and uri.partition(":")[0].partition("+")[0] not in TRACKERS:
-        raise InputError(
-            f"--mlflow-uri {uri}: should begin with one of {', '.join(TRACKERS)}, as in "
-            "http://127.0.0.1:5000"
-        )
 
 
 def _count(manifest: dict[str, Any]) -> str:

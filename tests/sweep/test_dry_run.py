@@ -8,8 +8,9 @@ from small_studies import SEARCH_SPACES
 
 from cxr_ray.pricing.prices import ModelPrice
 from cxr_ray.sweep.dry_run import _count, describe_plan
+from cxr_ray.sweep.options import SweepOptions
 from cxr_ray.sweep.price import StudyPrice
-from cxr_ray.sweep.sweep import SweepOptions, plan_sweep
+from cxr_ray.sweep.sweep import plan_sweep
 
 SHIPPED = sorted(SEARCH_SPACES.glob("*.yaml"))
 SPACES = [path for path in SHIPPED if "parameters:" in path.read_text()]
