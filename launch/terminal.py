@@ -107,7 +107,10 @@ def _warn_of_other_code() -> None:
 
 
 def _is_alike(path: Path, other: Path) -> bool:
-    return other.is_file() and path.read_bytes() == other.read_bytes()
+    try:
+        return other.is_file() and path.read_bytes() == other.read_bytes()
+    except PermissionError:  # nothing is known of it, so nothing is said
+        return True
 
 
 class TerminalProgress:
