@@ -7,10 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+from answers import answer
 from local_checkpoints import write_bert, write_resnet
 from prepared_phantom import PreparedPhantom, quiet, tiny_config
 from safetensors.numpy import load_file, save_file
-from test_bad_input import answer
 
 from cxr_ray.export.export import export_trial
 from cxr_ray.report.page import write_page

@@ -6,8 +6,8 @@ import os
 import resource
 
 import pytest
+from answers import answer, table
 from ordinary_user import ordinary_user
-from test_bad_input import answer, table
 
 PEOPLE = "who,report,ill\n" + "".join(f"p{n},fever and cough {n},{n % 2}\n" for n in range(60))
 
