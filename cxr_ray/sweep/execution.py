@@ -105,7 +105,8 @@ class Execution:
         self._audit, self._tracking, self._listener = audit, tracking, listener
         self._cohorts, self._need, self._driver = cohorts, need, driver
         self._max_concurrent, self._git_commit = max_concurrent, git_commit
-        self._imports, self._works = imports, False
+        self._imports = imports
+        self._beside: ThreadPoolExecutor | None = None
         self.failed: dict[str, str] = {}
 
     def run(self, queue: TrialQueue, reads: Sequence[Member]) -> None:
@@ -121,17 +122,22 @@ class Execution:
         self._ray()
         self._cache_frozen(reads)
         self._ray.check_data(self._cohorts, gpus=self._need.gpus_per_worker > 0)
-        self.failed |= run_trials(
-            self._storage,
-            queue,
-            self._need,
-            driver=self._driver,
-            max_concurrent=self._max_concurrent,
-            may_grow=self._ray.joins,
-            git_commit=self._git_commit,
-            on_event=self._follow,
-            warn=self._listener.warn,
-        )
+        try:
+            self.failed |= run_trials(
+                self._storage,
+                queue,
+                self._need,
+                driver=self._driver,
+                max_concurrent=self._max_concurrent,
+                may_grow=self._ray.joins,
+                git_commit=self._git_commit,
+                on_event=self._follow,
+                warn=self._listener.warn,
+            )
+        finally:
+            # What comes next imports too, and would meet half of a module.
+            if self._beside is not None:
+                self._beside.shutdown()
 
     def _cache_frozen(self, reads: Sequence[Member]) -> None:
         """Compute what frozen stages make of the packs, once for all the trials that read it."""
@@ -156,14 +162,12 @@ class Execution:
 
         One after the other: two threads that import may each meet half of a module.
         """
-        if not self._works:
-            self._works = True
-            thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
-            thread.submit(lambda: self._tracking().connect())
-            self._audit.start(thread)
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
+            self._beside.submit(lambda: self._tracking().connect())
+            self._audit.start(self._beside)
             for name in self._imports:
-                thread.submit(importlib.import_module, name)
-            thread.shutdown(wait=False)
+                self._beside.submit(importlib.import_module, name)
 
     def _follow(self, event: "TrialEvent") -> None:
         from cxr_ray.report.out_of_fold import gather_fits

@@ -158,8 +158,8 @@ def test_a_storage_that_cannot_be_written_loses_nothing_and_says_why(started, tm
     wait_for(lambda: finished(storage), "a first finished trial")
     flag.touch()
     code, _, err = ended(process)
-    assert code == 1
-    assert "Read-only file system: '" in err
+    assert code == 2, err
+    assert "the file system is read-only" in err
     assert "what was finished is kept, and the same command continues" in err
     assert "Traceback" not in err
     flag.unlink()
