@@ -6,14 +6,18 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 import cxr_ray
 from cxr_ray.config.schema import ReportConfig
-from cxr_ray.errors import store_errors
+from cxr_ray.errors import TrialError, store_errors
 from cxr_ray.sweep.course import IMPORTS
+from cxr_ray.sweep.execution import Execution
 from cxr_ray.sweep.explaining import imports_to_explain
+from cxr_ray.sweep.handout import TrialEvent
+from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.search_course import END_IMPORTS
 
 LEFT = ("pandas", "scipy.stats", "sklearn", "matplotlib", "mlflow", "ray", "torch", "transformers")
@@ -60,3 +64,23 @@ def test_torch_is_imported_beside_the_training_only_for_a_model_that_may_be_expl
 def test_a_store_whose_module_another_thread_imports_has_no_error_yet(monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, ModuleType(name))
     assert OSError in store_errors()
+
+
+def test_a_run_of_trials_ends_after_what_is_imported_beside_it(monkeypatch, tmp_path):
+    slow = "import time\ntime.sleep(0.5)\nwhole = True\n"
+    (tmp_path / "slow_to_import.py").write_text(slow)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run_trials(*_, on_event, **__):
+        on_event(TrialEvent("epoch", None, {}))
+        raise TrialError("lost")
+
+    monkeypatch.setattr("cxr_ray.sweep.runner.run_trials", run_trials)
+    ray, given = MagicMock(joins=False), MagicMock()
+    execution = Execution(
+        given, given, ray, given, given, given, cohorts=(), need=TrialResources(), driver="d",
+        max_concurrent=None, git_commit=None, imports=["slow_to_import"],
+    )  # fmt: skip
+    with pytest.raises(TrialError):
+        execution.run(given, ())
+    assert sys.modules["slow_to_import"].whole
