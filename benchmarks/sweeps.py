@@ -16,6 +16,7 @@ import numpy as np
 from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
+from cxr_ray.report.saliency import ARRAYS_FILE
 from cxr_ray.report.trial_folder import read_config, read_result
 from cxr_ray.storage import Storage
 
@@ -64,7 +65,11 @@ class Sweep:
                     name=member["name"],
                     began=result["finished_at"] - result["wall_seconds"],
                     trained=result["finished_at"],
-                    ended=max(path.stat().st_mtime for path in folder.iterdir()),
+                    ended=max(
+                        path.stat().st_mtime
+                        for path in folder.iterdir()
+                        if path.name != ARRAYS_FILE  # the sweep's last step writes it
+                    ),
                     epochs=result["epochs"],
                     in_epochs=result["train_seconds"],
                     config=ExperimentConfig.model_validate(read_config(folder)),
