@@ -1,13 +1,14 @@
-"""Measure everything that has a bar, print one table, and write docs/performance.md.
+"""Measure everything that has a bar, and write it to docs/performance.md.
 
     python benchmarks/run.py
 
-On two cores that nothing else uses; it takes 20 to 25 minutes. ``--only tax loader`` measures a
-part and writes nothing.
+On two cores that nothing else uses. Each part is written as it is measured, in the place of what
+stood there; ``--only tax loader`` measures and writes these.
 """
 
 import argparse
 import datetime
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -56,12 +57,9 @@ def run_apart(measure: Callable[..., Any], *arguments: Path) -> Any:
         return pool.submit(measure, *arguments).result()
 
 
-def describe(rows: Sequence[Row], paper: str, minutes: float) -> str:
-    """Set the rows as Markdown, with the machine, where the rest goes, and the paper's price."""
+def describe(rows: Sequence[Row]) -> str:
+    """Set a part's rows as Markdown, and where the rest goes."""
     lines = [
-        f"Written by `python benchmarks/run.py` on {datetime.date.today()} in {minutes:.0f} "
-        f"minutes, on {machine()}.",
-        "",
         "| name | what | figure | bar | holds |",
         "|---|---|---|---|---|",
         *("| " + " | ".join(row.cells) + " |" for row in rows),
@@ -70,33 +68,40 @@ def describe(rows: Sequence[Row], paper: str, minutes: float) -> str:
     if explained:
         lines += ["", "Where the rest goes:", ""]
         lines += [f"- {row.name}: {row.where}" for row in explained]
-    lines += ["", "## The paper's study", "", paper]
     return "\n".join(lines)
+
+
+def write_part(name: str, text: str, minutes: float) -> None:
+    """Put what was measured in its place on the page; the other parts stay."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    body, _, after = rest.partition(END)
+    parts = dict(re.findall(r"### (\w+)\n\n(.*?)\n\n(?=###|\Z)", body, re.DOTALL))
+    parts[name] = f"{datetime.date.today()}, {minutes:.1f} minutes, on {machine()}.\n\n{text}"
+    names = [each for each in (*BENCHMARKS, PAPER) if each in parts]
+    written = "".join(f"### {each}\n\n{parts[each]}\n\n" for each in names)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{written}{END}{after}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [*BENCHMARKS, PAPER]
-    parser.add_argument("--only", nargs="+", choices=names, help="measure a part")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="measure a part")
     parser.add_argument("--scratch", type=Path, help="keep what is generated (default: a temp dir)")
     options = parser.parse_args()
-    began, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as temporary:
-        scratch = options.scratch or Path(temporary)
-        for name in [each for each in options.only or BENCHMARKS if each != PAPER]:
-            folder = scratch / name
-            folder.mkdir(parents=True, exist_ok=True)
-            found = run_apart(BENCHMARKS[name], folder)
-            print(show(found), flush=True)
-            rows += found
+        for name in options.only:
+            began = time.perf_counter()
+            if name == PAPER:
+                text = run_apart(paper_scale.describe)
+                print(text)
+            else:
+                folder = (options.scratch or Path(temporary)) / name
+                folder.mkdir(parents=True, exist_ok=True)
+                rows = run_apart(BENCHMARKS[name], folder)
+                print(show(rows), flush=True)
+                text = describe(rows)
+            write_part(name, text, (time.perf_counter() - began) / 60)
     print(machine())
-    if PAPER in (options.only or [PAPER]):
-        paper = run_apart(paper_scale.describe)
-        print(paper)
-    if not options.only:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        table = describe(rows, paper, (time.perf_counter() - began) / 60)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
