@@ -22,10 +22,7 @@ from cxr_ray.sweep.explaining import explain_study, imports_to_explain
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.options import SweepOptions, check_options
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
-from cxr_ray.sweep.resources import (
-    count_slots,
-    local_resources,
-)
+from cxr_ray.sweep.resources import count_slots, local_resources
 from cxr_ray.sweep.search_plan import SearchPlan, plan_search
 from cxr_ray.sweep.space import Space
 from cxr_ray.sweep.study import (
