@@ -5,7 +5,7 @@ All of it measures use by one trained model, not how much information a modality
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +19,10 @@ from cxr_ray.evaluation.permutation import (
     permute_records,
 )
 from cxr_ray.evaluation.ranking import auroc_rows
-from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
+from cxr_ray.evaluation.resampling import CHUNK_ELEMENTS, PatientSampler, chunk_sizes
 from cxr_ray.evaluation.sensitivity import Modality, PermutationTest
+
+_Figure = TypeVar("_Figure", float, FloatArray)
 
 USED = "used"
 NOT_SHOWN = "not shown to be used"
@@ -292,44 +294,54 @@ def _shapley(
     folds: Folds | None,
 ) -> tuple[Contribution, ...]:
     sampler = PatientSampler.of(positive, groups)
-
-    def area(own: IntArray, image: IntArray, text: IntArray) -> float:
-        """AUROC of the records `own`, each side's features taken from records of its own."""
-        label, scores = positive[own], score_rows(image[None], text[None])
-        if folds is None:
-            return float(auroc_rows(label, scores)[0])
-        found = folds.repeat_means(own, lambda place: auroc_rows(label[place], scores[:, place]))
-        return float(found.mean())
-
-    def areas(own: IntArray, block: IntArray | None, repeats: int, side: Modality) -> FloatArray:
-        """AUROCs of the records `own` with one side permuted."""
-        found = np.empty(repeats)
-        strata = None if folds is None else folds.fit[own]
-        for row in range(repeats):
-            others = permute_records(own, rng, strata, block)
-            pair = (others, own) if side == "image" else (own, others)
-            found[row] = area(own, *pair)
-        return found
-
-    every = np.arange(len(positive))
+    strata = None if folds is None else folds.fit
     blocks = sampler.block if sampler.grouped else None
+    every = np.arange(len(positive))
+
+    def areas(own: IntArray, image: IntArray, text: IntArray) -> FloatArray:
+        """AUROC of the records `own`, each side's features taken from rows of its own."""
+        label, scores = positive[own], score_rows(image, text)
+        if folds is None:
+            return auroc_rows(label, scores)
+        found = folds.repeat_means(own, lambda place: auroc_rows(label[place], scores[:, place]))
+        return found.mean(axis=0)
+
+    def permuted(rows: IntArray, block: IntArray | None) -> IntArray:
+        return permute_records(rows, rng, None if strata is None else strata[rows], block)
+
+    def mean_without(side: Modality) -> float:
+        """Mean AUROC with one side permuted."""
+        found = []
+        for rows in chunk_sizes(plan.n_repeats, len(every)):
+            own = np.tile(every, (rows, 1))
+            pair = (permuted(own, blocks), own)
+            found.append(areas(every, *(pair if side == "image" else reversed(pair))))
+        return float(np.concatenate(found).mean())
+
     if plan.permuted is None:
-        without_image = areas(every, blocks, plan.n_repeats, "image").mean()
-        without_text = areas(every, blocks, plan.n_repeats, "text").mean()
+        without_image, without_text = mean_without("image"), mean_without("text")
     else:
         without_image, without_text = plan.permuted
-    both = area(every, every, every)
-    drawn = np.empty((plan.n_resamples, 3))
+    both = float(areas(every, every[None], every[None])[0])
+    drawn: list[FloatArray] = []
     noise = np.zeros(3)
-    for row in range(plan.n_resamples):
-        own, block = sampler.draw(rng)
-        image, text = (areas(own, block, plan.shuffles, side) for side in ("image", "text"))  # type: ignore[arg-type]
-        whole = area(own, own, own)
-        drawn[row] = _shares_of_auroc(whole, image.mean(), text.mean())
+    size = 1 + 2 * plan.shuffles
+    together = 1 if folds is not None else max(1, CHUNK_ELEMENTS // (size * len(every)))
+    for own, block in sampler.resamples(rng, plan.n_resamples, together):
+        count, width = own.shape
+        image = own[:, None].repeat(size, axis=1)  # the first of a resample is intact
+        text = image.copy()
+        moved = permuted(own.repeat(2 * plan.shuffles, axis=0), block)
+        moved = moved.reshape(count, 2, plan.shuffles, width)
+        image[:, 1 : 1 + plan.shuffles], text[:, 1 + plan.shuffles :] = moved[:, 0], moved[:, 1]
+        rows = own[0] if count == 1 else own.repeat(size, axis=0)
+        found = areas(rows, image.reshape(-1, width), text.reshape(-1, width)).reshape(count, size)
+        without = found[:, 1:].reshape(count, 2, plan.shuffles)
+        drawn.append(np.column_stack(_shares_of_auroc(found[:, 0], *without.mean(axis=2).T)))
         # both shares hold half of the two permuted means' difference
-        inner = (image.var(ddof=1) + text.var(ddof=1)) / 4
+        inner = without.var(axis=2, ddof=1).sum() / 4
         noise[:2] += inner * excess_noise(plan.shuffles) / plan.n_resamples
-    low, high = percentiles_less_noise(drawn, noise)
+    low, high = percentiles_less_noise(np.concatenate(drawn), noise)
     values = _shares_of_auroc(both, without_image, without_text)
     return tuple(
         Contribution("shapley", name, "auroc", float(values[k]), float(low[k]), float(high[k]))
@@ -338,8 +350,8 @@ def _shapley(
 
 
 def _shares_of_auroc(
-    both: float, without_image: float, without_text: float
-) -> tuple[float, float, float]:
+    both: _Figure, without_image: _Figure, without_text: _Figure
+) -> tuple[_Figure, _Figure, _Figure]:
     image = (without_text - 0.5 + both - without_image) / 2
     text = (without_image - 0.5 + both - without_text) / 2
     return image, text, both - 0.5

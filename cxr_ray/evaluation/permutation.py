@@ -14,14 +14,14 @@ def permute_records(
     strata: ArrayLike | None = None,
     blocks: ArrayLike | None = None,
 ) -> IntArray:
-    """Permute `index`, within strata, whole blocks where records come in blocks.
+    """Permute each row of `index`, within strata, whole blocks where records come in blocks.
 
     Parameters
     ----------
-    index : (N,) array of int
+    index : (R, N) array of int
     rng : numpy.random.Generator
-    strata : (N,) array-like, optional
-        Entries change places only within equal strata.
+    strata : (N,) or (R, N) array-like, optional
+        Entries change places only within equal strata of their row.
     blocks : (N,) array of int, optional
         Blocks (patients) are put in random order and their entries dealt, in that order, to the
         places of all blocks: entries of one block stay neighbours, so that their dependence
@@ -29,31 +29,43 @@ def permute_records(
 
     Returns
     -------
-    (N,) array of int
+    (R, N) array of int
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> sorted(permute_records(np.arange(4), rng).tolist())
+    >>> sorted(permute_records(np.arange(4)[None], rng)[0].tolist())
     [0, 1, 2, 3]
-    >>> permute_records(np.arange(4), rng, strata=[0, 0, 1, 1])[:2].max()
+    >>> permute_records(np.arange(4)[None], rng, strata=[0, 0, 1, 1])[0, :2].max()
     np.int64(1)
     """
-    if strata is None:
-        places = [np.arange(len(index))]
+    stratum = np.zeros((1, 1), dtype=np.int64)
+    if strata is not None:
+        stratum = np.unique(np.atleast_2d(strata), return_inverse=True)[1]
+    if blocks is None:
+        # Sorting by random numbers is what permutes; a stratum's entries end side by side.
+        giving = np.argsort(stratum + rng.random(index.shape), axis=1)
+        places = stratum
     else:
-        own = np.asarray(strata)
-        places = [np.flatnonzero(own == stratum) for stratum in np.unique(own)]
-    permuted = index.copy()
-    for place in places:
-        if blocks is None:
-            permuted[place] = rng.permutation(index[place])
-            continue
-        block = np.asarray(blocks)[place]
-        receiving = place[np.argsort(block, kind="stable")]
-        draw = rng.random(int(block.max(initial=0)) + 1)[block]
-        permuted[receiving] = index[place[np.argsort(draw, kind="stable")]]
-    return permuted
+        block = np.asarray(blocks)
+        kinds, count = int(stratum.max()) + 1, int(block.max(initial=0)) + 1
+        ranks = np.argsort(rng.random((len(index), kinds, count)), axis=2)
+        ranks = ranks[np.arange(len(index))[:, None], stratum, block]
+        giving = _argsort_stably(stratum * count + ranks)
+        places = stratum * count + block
+    permuted = np.take_along_axis(index, giving, axis=1)
+    if places.shape[1] == 1:
+        return permuted
+    dealt = np.empty_like(permuted)
+    receiving = np.broadcast_to(_argsort_stably(places), index.shape)
+    np.put_along_axis(dealt, receiving, permuted, axis=1)
+    return dealt
+
+
+def _argsort_stably(numbers: IntArray) -> IntArray:
+    """Sort each row; small numbers go into a type that numpy sorts in linear time."""
+    small = numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
+    return np.argsort(small, axis=1, kind="stable")
 
 
 def excess_noise(shuffles: int) -> float:

@@ -101,8 +101,7 @@ def ranking_rows(label: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, Float
     """AUROC and average precision of each row, from one sort.
 
     Each class is sorted by itself and the positives are looked up among the negatives, which is
-    several times cheaper than ranking all N. One row is worked on at a time, so that memory
-    beyond the scores is O(N).
+    several times cheaper than ranking all N.
 
     Parameters
     ----------
@@ -118,22 +117,35 @@ def ranking_rows(label: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, Float
     rows = as_scores(scores, positive.shape[-1])
     if rows.ndim != 2:
         raise ValueError(f"scores of shape {rows.shape} are not rows (R, N)")
-    areas = np.empty(len(rows))
-    precisions = np.empty(len(rows))
-    for row, values in enumerate(rows):
-        own = positive if positive.ndim == 1 else positive[row]
-        areas[row], precisions[row] = _rank_positives(own, values)
-    return areas, precisions
+    hits, others = _sort_rows(rows, positive), _sort_rows(rows, ~positive)
+    positives, negatives = (
+        np.broadcast_to(np.count_nonzero(each, axis=-1), len(rows))[:, None]
+        for each in (positive, ~positive)
+    )
+    below, up_to = np.empty((2, *hits.shape), dtype=np.int64)
+    for row, (own, rest) in enumerate(zip(hits, others, strict=True)):
+        below[row] = up_to[row] = rest.searchsorted(own)
+        if len(rest) and (rest.take(below[row], mode="clip") == own).any():
+            up_to[row] = rest.searchsorted(own, side="right")
+    place = np.arange(hits.shape[1])
+    is_first = np.diff(hits, axis=1, prepend=np.nan) != 0  # of a run of ties
+    true_positives = positives - np.maximum.accumulate(np.where(is_first, place, 0), axis=1)
+    precision = true_positives / np.maximum(true_positives + negatives - below, 1)
+    is_hit = place < positives
+    with np.errstate(invalid="ignore"):  # a class is absent
+        area = (below + up_to).sum(axis=1, where=is_hit) / (2 * positives * negatives)[:, 0]
+        mean = precision.sum(axis=1, where=is_hit) / positives[:, 0]
+    both = (positives * negatives)[:, 0] > 0
+    return np.where(both, area, np.nan), np.where(both, mean, np.nan)
 
 
-def _rank_positives(positive: BoolArray, score: FloatArray) -> tuple[float, float]:
-    hits = np.sort(score[positive])
-    others = np.sort(score[~positive])
-    if not len(hits) or not len(others):
-        return np.nan, np.nan
-    below = np.searchsorted(others, hits, side="left")
-    up_to = np.searchsorted(others, hits, side="right")
-    area = (below.sum() + up_to.sum()) / (2 * len(hits) * len(others))
-    true_positives = len(hits) - np.searchsorted(hits, hits, side="left")
-    false_positives = len(others) - below
-    return float(area), float(np.mean(true_positives / (true_positives + false_positives)))
+def _sort_rows(rows: FloatArray, chosen: BoolArray) -> FloatArray:
+    """Sort what is chosen of each row; shorter rows end with NaN, which no score is."""
+    if chosen.ndim == 1:
+        kept = rows[:, chosen]
+    else:
+        counts = np.count_nonzero(chosen, axis=1)[:, None]
+        kept = np.full((len(rows), counts.max()), np.nan)
+        kept[np.arange(kept.shape[1]) < counts] = rows[chosen]
+    kept.sort(axis=1)
+    return kept

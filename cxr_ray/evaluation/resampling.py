@@ -1,15 +1,16 @@
 """Bootstrap draws of patients."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels
 
 MAX_REDRAWS = 10_000
 JACKKNIFE = 200
-CHUNK_ELEMENTS = 500_000  # weights in memory at a time, 4 MB a table
+CHUNK_ELEMENTS = 50_000  # of a table at a time, 400 kB, which a core has in its cache
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class PatientSampler:
         Records sorted by patient.
     start, size : (patients,) arrays of int
         Where a patient's records lie in `order`, and how many.
+    classes : (patients,) array of uint8
+        1 for patients with a positive record, 2 with a negative one, 3 with both.
     strata : tuple of (patients of the stratum,) arrays of int
         Patients drawn among each other, the number of each stratum kept; one stratum is the plain
         bootstrap.
@@ -37,6 +40,7 @@ class PatientSampler:
     order: IntArray
     start: IntArray
     size: IntArray
+    classes: NDArray[np.uint8]
     strata: tuple[IntArray, ...]
 
     @classmethod
@@ -75,13 +79,15 @@ class PatientSampler:
         size = np.bincount(block)
         hits = np.bincount(block, weights=positive) > 0
         others = np.bincount(block, weights=~positive) > 0
-        kind = hits + 2 * others if stratified else np.zeros(len(size), dtype=np.int64)
+        classes = (hits + 2 * others).astype(np.uint8)
+        kind = classes if stratified else np.zeros_like(classes)
         return cls(
             positive=positive,
             block=block,
             order=np.argsort(block, kind="stable"),
             start=np.cumsum(size) - size,
             size=size,
+            classes=classes,
             strata=tuple(np.flatnonzero(kind == one) for one in np.unique(kind)),
         )
 
@@ -90,17 +96,23 @@ class PatientSampler:
         """Whether any patient has several records."""
         return len(self.size) < len(self.block)
 
-    def draw(self, rng: np.random.Generator) -> tuple[IntArray, IntArray | None]:
-        """Draw one resample.
+    def resamples(
+        self, rng: np.random.Generator, total: int, at_once: int
+    ) -> Iterator[tuple[IntArray, IntArray | None]]:
+        """Draw resamples as rows of records, several at once where all are equally long.
 
         Parameters
         ----------
         rng : numpy.random.Generator
+        total : int
+            Number of resamples.
+        at_once : int
+            At most so many rows; one where patients have several records, since M varies then.
 
-        Returns
-        -------
-        index : (M,) array of int
-            Records; M varies where patients have several.
+        Yields
+        ------
+        index : (R, M) array of int
+            Records.
         block : (M,) array of int or None
             Which draw each record belongs to; None where every draw is one record.
 
@@ -109,19 +121,16 @@ class PatientSampler:
         ValueError
             If thousands of draws in a row held one class only.
         """
-        for _ in range(MAX_REDRAWS):
-            patients = self._draw_patients(rng)
+        step = 1 if self.grouped else at_once
+        for start in range(0, total, step):
+            patients = self._draw_patients(rng, min(step, total - start))
             if not self.grouped:
-                index, block = self.order[patients], None
-            else:
-                size = self.size[patients]
-                block = np.repeat(np.arange(len(patients)), size)
-                first = np.repeat(self.start[patients] - (np.cumsum(size) - size), size)
-                index = self.order[first + np.arange(len(block))]
-            drawn = self.positive[index]
-            if drawn.any() and not drawn.all():
-                return index, block
-        raise ValueError(f"{MAX_REDRAWS} resamples in a row hold one class only")
+                yield self.order[patients], None
+                continue
+            size = self.size[patients[0]]
+            block = np.repeat(np.arange(len(size)), size)
+            first = np.repeat(self.start[patients[0]] - (np.cumsum(size) - size), size)
+            yield self.order[None, first + np.arange(len(block))], block
 
     def draw_weights(self, rng: np.random.Generator, count: int) -> FloatArray:
         """Draw resamples as the number of times that each record is in them.
@@ -140,18 +149,11 @@ class PatientSampler:
         ValueError
             If thousands of draws in a row held one class only.
         """
-        weights = np.empty((count, len(self.block)))
-        positive = self.positive.astype(np.float64)  # a product with booleans is a slow one
-        for row in range(count):
-            for _ in range(MAX_REDRAWS):
-                times = np.bincount(self._draw_patients(rng), minlength=len(self.size))
-                weights[row] = times[self.block] if self.grouped else times
-                hits = weights[row] @ positive
-                if 0 < hits < weights[row].sum():
-                    break
-            else:
-                raise ValueError(f"{MAX_REDRAWS} resamples in a row hold one class only")
-        return weights
+        patients = len(self.size)
+        places = self._draw_patients(rng, count) + patients * np.arange(count)[:, None]
+        times = np.bincount(places.ravel(), minlength=count * patients).astype(np.float64)
+        times = times.reshape(count, patients)
+        return times[:, self.block] if self.grouped else times
 
     def leave_blocks_out(self, rng: np.random.Generator, blocks: int = JACKKNIFE) -> FloatArray:
         """Weigh the records for a grouped jackknife: each row lacks one block of patients.
@@ -172,9 +174,23 @@ class PatientSampler:
         dealt = rng.permutation(patients) % min(blocks, patients)
         return (dealt[self.block] != np.arange(dealt.max() + 1)[:, None]).astype(np.float64)
 
-    def _draw_patients(self, rng: np.random.Generator) -> IntArray:
+    def _draw_patients(self, rng: np.random.Generator, count: int) -> IntArray:
+        """Draw (count, patients) patients, each row with records of both classes."""
+        drawn = self._draw_rows(rng, count)
+        for _ in range(MAX_REDRAWS):
+            lacking = np.flatnonzero(np.bitwise_or.reduce(self.classes[drawn], axis=1) != 3)
+            if not len(lacking):
+                return drawn
+            drawn[lacking] = self._draw_rows(rng, len(lacking))
+        raise ValueError(f"{MAX_REDRAWS} resamples in a row hold one class only")
+
+    def _draw_rows(self, rng: np.random.Generator, count: int) -> IntArray:
         return np.concatenate(
-            [stratum[rng.integers(0, len(stratum), len(stratum))] for stratum in self.strata]
+            [
+                stratum[rng.integers(0, len(stratum), (count, len(stratum)))]
+                for stratum in self.strata
+            ],
+            axis=1,
         )
 
 
@@ -192,8 +208,8 @@ def chunk_sizes(total: int, width: int) -> list[int]:
 
     Examples
     --------
-    >>> chunk_sizes(250, 5_000)
-    [100, 100, 50]
+    >>> chunk_sizes(25, 5_000)
+    [10, 10, 5]
     """
     step = max(1, CHUNK_ELEMENTS // width)
     return [min(step, total - start) for start in range(0, total, step)]

@@ -1,6 +1,6 @@
 """Does the model use a modality? Scores with one modality permuted between patients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,12 +17,10 @@ from cxr_ray.evaluation.permutation import (
     permute_records,
 )
 from cxr_ray.evaluation.ranking import ranking_rows
-from cxr_ray.evaluation.resampling import PatientSampler
+from cxr_ray.evaluation.resampling import CHUNK_ELEMENTS, PatientSampler, chunk_sizes
 
 Modality = Literal["image", "text"]
 SENSITIVITY_METRICS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
-CHUNK = 64  # rows scored at a time: 2.5 MB a table at 5,000 records
-
 _RowScorer = Callable[[IntArray, IntArray], FloatArray]
 """Logits (R, N) of rows of image indices and of text indices."""
 
@@ -260,7 +258,8 @@ def _run(
     def figures_of(own: IntArray, others: IntArray) -> FloatArray:
         """Figures of the records `own`, the permuted modality taken from each row of `others`.
 
-        (repeats, rows, metrics); what is not cross-validated is one repeat.
+        (repeats, rows, metrics); what is not cross-validated is one repeat, and may have other
+        records in each row.
         """
         kept = np.broadcast_to(own, others.shape)
         image, text = (others, kept) if plan.shuffle == "image" else (kept, others)
@@ -272,23 +271,28 @@ def _run(
         )
 
     intact = figures_of(every, every[None])
-    chunks = _chunks(plan.n_repeats, lambda: permute_records(every, rng, strata, blocks))
+    chunks = (
+        permute_records(np.tile(every, (rows, 1)), rng, strata, blocks)
+        for rows in chunk_sizes(plan.n_repeats, len(every))
+    )
     perturbed = np.concatenate([figures_of(every, others) for others in chunks], axis=1)
 
-    drops = np.empty((plan.n_resamples, len(SENSITIVITY_METRICS)))
+    drops: list[FloatArray] = []
     noise = np.zeros(len(SENSITIVITY_METRICS))
-    for row in range(plan.n_resamples):
-        own, block = sampler.draw(rng)
-        drawn = None if strata is None else strata[own]
-        others = [permute_records(own, rng, drawn, block) for _ in range(plan.shuffles)]
-        figures = figures_of(own, np.stack([own, *others])).mean(axis=0)  # the first is intact
-        drops[row] = figures[0] - figures[1:].mean(axis=0)
+    size = 1 + plan.shuffles
+    together = 1 if folds is not None else max(1, CHUNK_ELEMENTS // (size * len(every)))
+    for own, block in sampler.resamples(rng, plan.n_resamples, together):
+        moved = own.repeat(plan.shuffles, axis=0)
+        moved = permute_records(moved, rng, None if strata is None else strata[moved], block)
+        others = np.hstack([own, moved.reshape(len(own), -1)]).reshape(len(own) * size, -1)
+        figures = figures_of(own[0] if len(own) == 1 else own.repeat(size, axis=0), others)
+        figures = figures.mean(axis=0).reshape(len(own), size, -1)  # the first is intact
+        drops.append(figures[:, 0] - figures[:, 1:].mean(axis=1))
         if plan.shuffles > 1:
-            inner = figures[1:].var(axis=0, ddof=1) / plan.n_resamples
-            noise += inner * excess_noise(plan.shuffles)
+            noise += figures[:, 1:].var(axis=1, ddof=1).sum(axis=0) * excess_noise(plan.shuffles)
     low, high = np.full((2, len(SENSITIVITY_METRICS)), np.nan)
     if plan.n_resamples:
-        low, high = percentiles_less_noise(drops, noise)
+        low, high = percentiles_less_noise(np.concatenate(drops), noise / plan.n_resamples)
 
     # exactly 0 where no permutation changes a figure
     drop = (intact - perturbed).mean(axis=(0, 1))
@@ -326,8 +330,3 @@ def _metric_rows(positive: BoolArray, scores: FloatArray, threshold: float) -> F
     return np.column_stack(
         [counts.accuracy, counts.precision, counts.recall, counts.f1, areas, precisions]
     )
-
-
-def _chunks(total: int, make_row: Callable[[], IntArray]) -> Iterator[IntArray]:
-    for start in range(0, total, CHUNK):
-        yield np.stack([make_row() for _ in range(min(CHUNK, total - start))])

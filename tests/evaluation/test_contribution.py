@@ -140,7 +140,7 @@ def test_a_within_class_shuffle_keeps_every_classes_multiset_of_scores():
     _, text, label, rng = small(4)
     scores = text[:, 0].round(1)
     for blocks in (None, rng.integers(0, 100, len(label))):
-        moved = scores[permute_records(np.arange(len(label)), rng, label, blocks)]
+        moved = scores[permute_records(np.arange(len(label))[None], rng, label, blocks)[0]]
         for one in (0, 1):
             assert sorted(moved[label == one]) == sorted(scores[label == one])
         assert (moved != scores).any()

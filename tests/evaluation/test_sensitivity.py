@@ -82,7 +82,7 @@ def test_a_permutation_keeps_the_multiset_in_every_stratum_and_block():
     blocks = rng.integers(0, 20, 50)
     index = rng.integers(0, 50, 50)
     for own_blocks in (None, blocks):
-        moved = permute_records(index, rng, strata, own_blocks)
+        (moved,) = permute_records(index[None], rng, strata, own_blocks)
         for stratum in (0, 1):
             kept = strata == stratum
             assert sorted(moved[kept]) == sorted(index[kept])
@@ -91,14 +91,15 @@ def test_a_permutation_keeps_the_multiset_in_every_stratum_and_block():
 
 def test_blocks_of_equal_size_move_whole():
     blocks = np.repeat(np.arange(10), 3)
-    moved = permute_records(np.arange(30), np.random.default_rng(7), blocks=blocks)
+    (moved,) = permute_records(np.arange(30)[None], np.random.default_rng(7), blocks=blocks)
     assert all(len(set(part)) == 1 for part in blocks[moved].reshape(10, 3))
 
 
 def test_every_permutation_of_few_records_is_equally_likely():
     rng = np.random.default_rng(8)
     for blocks in (None, np.arange(3)):
-        seen = [tuple(permute_records(np.arange(3), rng, blocks=blocks)) for _ in range(3_000)]
+        rows = np.tile(np.arange(3), (3_000, 1))
+        seen = [tuple(row) for row in permute_records(rows, rng, blocks=blocks)]
         counts = [seen.count(order) for order in set(seen)]
         assert len(counts) == 6 and min(counts) > 400
 
@@ -177,8 +178,7 @@ def test_patients_are_drawn_with_all_their_records_and_one_class_draws_are_drawn
     rng = np.random.default_rng(13)
     patient = np.array(list("aabbbc"))
     sampler = PatientSampler.of([1, 1, 0, 0, 0, 0], patient)
-    for _ in range(50):
-        index, block = sampler.draw(rng)
+    for (index,), block in sampler.resamples(rng, 50, 8):
         assert len(set(block)) == 3
         for one in set(block):
             records = index[block == one]

@@ -62,7 +62,7 @@ def test_cached_features_give_what_permuted_batches_through_the_whole_model_give
     image, text = features["image"][rows], features["text"][rows]
     slow_aurocs = []
     for _ in range(REPEATS):
-        order = permute_records(np.arange(len(records)), rng)
+        (order,) = permute_records(np.arange(len(records))[None], rng)
         slow = permuted_logits(model, arm, records, records[order], modality)
         pair = [image[order], text] if modality == "image" else [image, text[order]]
         cached = np.concatenate(pair, axis=1).astype(float) @ weight + bias
