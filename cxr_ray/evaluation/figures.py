@@ -25,6 +25,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = ("-", "--", "-.", ":")
 MODALITY_COLOURS = {"multimodal": "#0072B2", "image": "#D55E00", "text": "#009E73"}
 SIZE = (6.4, 5.6)  # inches
+# Of pictures whose labels and titles are of known length, as shares of the figure.
+MARGINS = {"left": 0.12, "right": 0.97, "bottom": 0.1, "top": 0.87}
+CONFUSION_MARGINS = {"left": 0.1, "right": 0.97, "bottom": 0.11, "top": 0.92}
 
 
 def roc_figure(curves: Curves) -> Figure:
@@ -156,7 +159,7 @@ def confusion_figure(
         ]
     )
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure, axes = _canvas((5.6, 4.8))
+    figure, axes = _canvas((5.6, 4.8), CONFUSION_MARGINS)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(2, 2):
         axes.text(
@@ -223,14 +226,19 @@ def comparison_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _canvas(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
+def _canvas(
+    size: tuple[float, float], margins: Mapping[str, float] | None = None
+) -> tuple[Figure, Axes]:
+    """Make a figure; where its margins are known it is drawn once, not twice to find them."""
+    figure = Figure(figsize=size, layout="constrained" if margins is None else None)
     FigureCanvasAgg(figure)
+    if margins is not None:
+        figure.subplots_adjust(**margins)
     return figure, figure.add_subplot()
 
 
 def _square(title: str, curves: Curves) -> tuple[Figure, Axes]:
-    figure, axes = _canvas(SIZE)
+    figure, axes = _canvas(SIZE, MARGINS)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
