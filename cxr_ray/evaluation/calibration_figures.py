@@ -1,6 +1,5 @@
 """Small multiples of calibration and decision curves, a panel a model."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from cxr_ray.evaluation.labels import FloatArray, as_labels, as_scores
 from cxr_ray.evaluation.net_benefit import NetBenefit
+from cxr_ray.evaluation.panels import panels
 from cxr_ray.evaluation.proportions import wilson_interval
 
 BEFORE, AFTER, REFERENCE = "#D55E00", "#0072B2", "0.5"  # Okabe & Ito 2008
@@ -61,8 +61,8 @@ def reliability_panels(
     -------
     matplotlib.figure.Figure
     """
-    figure, panels = _panels(list(curves))
-    for panel, (label, before, after) in zip(panels, curves.values(), strict=True):
+    figure, drawn = panels(list(curves), shared=True)
+    for panel, (label, before, after) in zip(drawn, curves.values(), strict=True):
         panel.plot([0, 1], [0, 1], color=REFERENCE, linewidth=1, linestyle=":")
         for name, chance, colour, marker in (
             ("before", before, BEFORE, "s--"),
@@ -84,7 +84,7 @@ def reliability_panels(
             )
         panel.set_xlim(-0.02, 1.02)
         panel.set_ylim(-0.02, 1.02)
-    _label(figure, panels, "Predicted probability (mean of the bin)", "Share of positives")
+    _label(figure, drawn, "Predicted probability (mean of the bin)", "Share of positives")
     return figure
 
 
@@ -100,32 +100,18 @@ def decision_panels(curves: Mapping[str, NetBenefit]) -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    figure, panels = _panels(list(curves))
-    for panel, curve in zip(panels, curves.values(), strict=True):
+    figure, drawn = panels(list(curves), shared=True)
+    for panel, curve in zip(drawn, curves.values(), strict=True):
         panel.axhline(0, color=REFERENCE, linewidth=1, linestyle=":", label="treat none")
         panel.plot(curve.threshold, curve.treat_all, "--", color=BEFORE, label="treat all")
         panel.plot(curve.threshold, curve.model, "-", color=AFTER, label="by the model")
         panel.set_ylim(-0.2 * curve.prevalence, 1.05 * curve.prevalence)
-    _label(figure, panels, "Threshold probability", "Net benefit (true positives a patient)")
+    _label(figure, drawn, "Threshold probability", "Net benefit (true positives a patient)")
     return figure
 
 
-def _panels(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    columns = min(4, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(0.4 + 2.4 * columns, 0.8 + 2.0 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for panel, name in zip(grid, names, strict=False):
-        panel.set_title(name, fontsize=8)
-        panel.tick_params(labelsize=7)
-        panel.grid(color="0.92")
-    for panel in grid[len(names) :]:
-        panel.set_axis_off()
-    return figure, list(grid[: len(names)])
-
-
-def _label(figure: Figure, panels: Sequence[Axes], below: str, beside: str) -> None:
+def _label(figure: Figure, drawn: Sequence[Axes], below: str, beside: str) -> None:
     figure.supxlabel(below, fontsize=9)
-    figure.supylabel(beside, fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    figure.supylabel(beside, x=0.01, fontsize=9)
+    handles, labels = drawn[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", ncols=3, fontsize=8, frameon=False)

@@ -19,7 +19,7 @@ def embed_figure(figure: Figure | None) -> str | None:
     if figure is None:
         return None
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(content, format="png", dpi=110)
     return embed_png(content.getvalue())
 
 

@@ -18,6 +18,7 @@ from cxr_ray.damage import TABLE, read_json
 from cxr_ray.data.label_agreement import format_kappa
 from cxr_ray.errors import InputError
 from cxr_ray.evaluation.figures import COLOURS, comparison_figure
+from cxr_ray.evaluation.panels import panels
 from cxr_ray.report.answer import answer
 from cxr_ray.report.calibration_section import calibration_section
 from cxr_ray.report.checklist import write_checklist
@@ -349,13 +350,8 @@ def _learning_curves(
     """Draw training and validation loss by epoch, a panel a trial."""
     if not identities:
         return None
-    columns = 4 if len(identities) > 3 else len(identities)
-    lines = -(-len(identities) // columns)
-    figure = Figure(figsize=(2.6 * columns, 1.9 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel in panels[len(identities) :]:
-        panel.set_axis_off()
-    for panel, identity in zip(panels, identities, strict=False):
+    figure, drawn = panels([names[each] for each in identities], shared=False)
+    for panel, identity in zip(drawn, identities, strict=True):
         history = read_history(storage.trials / identity)
         epochs = [row["epoch"] for row in history]
         for key, style in (("train_loss", "--"), ("val_loss", "-")):
@@ -363,6 +359,4 @@ def _learning_curves(
         panel.axvline(
             read_result(storage.trials / identity)["best_epoch"], color="0.6", linewidth=1
         )
-        panel.set_title(names[identity], fontsize=8)
-        panel.tick_params(labelsize=7)
     return figure
