@@ -101,6 +101,11 @@ def choose_records(predictions: Predictions) -> list[tuple[str, int]]:
     return chosen
 
 
+def chosen_records(predictions: Predictions) -> list[tuple[str, str]]:
+    """Name the chosen records: kind and salted hash of each; see `choose_records`."""
+    return [(kind, str(predictions.record_id[i])) for kind, i in choose_records(predictions)]
+
+
 def write_arrays(trial: Path, records: Sequence[ExplainedRecord]) -> None:
     """Keep what moved the answers: heat maps, and attributions by token and by word.
 

@@ -18,7 +18,7 @@ from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.auditing import SweepAudit
 from cxr_ray.sweep.course import Course, GridCourse, drop_leftovers
 from cxr_ray.sweep.execution import Execution, Listener, RayStart
-from cxr_ray.sweep.explaining import explain_study, imports_to_explain
+from cxr_ray.sweep.explaining import explain_study
 from cxr_ray.sweep.grid import Grid, expand, load_grid, load_search
 from cxr_ray.sweep.options import SweepOptions, check_options
 from cxr_ray.sweep.plan import Plan, leave_out_unreachable, make_plan
@@ -242,7 +242,7 @@ def _run_course(
             driver=driver,
             max_concurrent=options.max_concurrent,
             git_commit=options.git_commit,
-            imports=[*course.imports, *imports_to_explain(plan)],
+            imports=course.imports,
         )
         asked, missing = course.counts()
         course.run(execution)

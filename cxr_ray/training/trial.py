@@ -25,7 +25,7 @@ from cxr_ray.config.schema import ExperimentConfig
 from cxr_ray.data.arm import ArmData, open_arm
 from cxr_ray.data.batches import reside
 from cxr_ray.data.order import padded_lengths
-from cxr_ray.errors import TrialError, TrialStopped, store_errors
+from cxr_ray.errors import InputError, TrialError, TrialStopped, store_errors
 from cxr_ray.lease import Leases
 from cxr_ray.models.classifier import Classifier
 from cxr_ray.report.trial_folder import write_history
@@ -96,6 +96,8 @@ def run_job(job: Job, world: World, report: Report) -> None:
 
             storage.home.fetch(trained, RESULT_FILE)  # with its weights
             add_test_part(trained, config, arm, model, world, compute)
+            if world.is_first:
+                _explain(storage, trained, config, world.device)
             report({"test": len(arm.indices("test", own=False))})
             if world.is_first:
                 storage.home.publish(trained, TEST_FILE)
@@ -152,6 +154,8 @@ def run_job(job: Job, world: World, report: Report) -> None:
         },
     }
     _write_folder(folder, config, arm, model, history, scores, train, result)
+    if "test" in job.parts:
+        _explain(storage, folder, config, world.device)
     if not storage.leases.holds(running, job.attempt):
         raise TrialStopped("another attempt holds the lease of this trial")
     storage.home.publish(trained, RESULT_FILE, source=folder)
@@ -215,6 +219,20 @@ def _write_folder(
         from cxr_ray.report.scoring import score_folder
 
         score_folder(folder, config.evaluation)
+
+
+def _explain(
+    storage: Storage, folder: Path, config: ExperimentConfig, device: torch.device
+) -> None:
+    """Explain the records that a study may show of this trial, if it turns out to be its best."""
+    reads = config.fusion.modalities
+    if not config.report.saliency or len(reads) < 2 or config.data.split.kind == "kfold":
+        return
+    from cxr_ray.training.explaining import explain_trial
+
+    # No trial fails by this: the sweep tries once more at its end, and says why it cannot be done.
+    with contextlib.suppress(InputError, RuntimeError):
+        explain_trial(storage, folder, device)
 
 
 def _room_for_packs(device: torch.device, gpus_per_worker: float) -> int:

@@ -5,35 +5,20 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from unittest.mock import MagicMock
 
 import pytest
 
 import cxr_ray
-from cxr_ray.config.schema import ReportConfig
 from cxr_ray.errors import TrialError, store_errors
 from cxr_ray.sweep.course import IMPORTS
 from cxr_ray.sweep.execution import Execution
-from cxr_ray.sweep.explaining import imports_to_explain
 from cxr_ray.sweep.handout import TrialEvent
 from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.search_course import END_IMPORTS
 
 LEFT = ("pandas", "scipy.stats", "sklearn", "matplotlib", "mlflow", "ray", "torch", "transformers")
-
-
-def plan_of(*modalities, saliency=True):
-    """Give a plan whose members read these modalities."""
-    members = [
-        SimpleNamespace(
-            config=SimpleNamespace(
-                fusion=SimpleNamespace(modalities=each), report=ReportConfig(saliency=saliency)
-            )
-        )
-        for each in modalities
-    ]
-    return SimpleNamespace(members=members, selected=members)
 
 
 def test_what_is_imported_to_plan_a_search_makes_no_table_picture_or_model():
@@ -49,15 +34,8 @@ def test_what_is_imported_to_plan_a_search_makes_no_table_picture_or_model():
 
 
 def test_every_module_that_is_imported_beside_the_training_exists():
-    both = plan_of(("image", "text"))
-    for name in (*IMPORTS, *END_IMPORTS, *imports_to_explain(both)):
+    for name in (*IMPORTS, *END_IMPORTS):
         assert find_spec(name) is not None, name
-
-
-def test_torch_is_imported_beside_the_training_only_for_a_model_that_may_be_explained():
-    assert imports_to_explain(plan_of(("image",), ("image", "text")))
-    assert not imports_to_explain(plan_of(("image",), ("text",)))
-    assert not imports_to_explain(plan_of(("image", "text"), saliency=False))
 
 
 @pytest.mark.parametrize("name", ["aiohttp", "botocore.exceptions"])

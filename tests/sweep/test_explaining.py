@@ -10,17 +10,22 @@ from prepared_phantom import PreparedPhantom, quiet, tiny_config
 from cxr_ray.report.saliency import ARRAYS_FILE, TABLE_FILE, choose_records, read_arrays
 from cxr_ray.report.trial_folder import read_predictions
 from cxr_ray.storage import Storage
-from cxr_ray.sweep import explaining
 from cxr_ray.sweep.explaining import explain_study
 from cxr_ray.sweep.study import Study
 from cxr_ray.training.trial import run_job
 from cxr_ray.training.world import World
 
+COMPUTED = "cxr_ray.training.explaining.explain_trial"
+
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory):
+def place(tmp_path_factory):
+    return PreparedPhantom(Storage.open(str(tmp_path_factory.mktemp("runs"))))
+
+
+@pytest.fixture(scope="module")
+def trial(place):
     """The folder of a trained multimodal model."""
-    place = PreparedPhantom(Storage.open(str(tmp_path_factory.mktemp("runs"))))
     job = place.job(tiny_config(train__max_epochs=1))
     run_job(job, World(), quiet)
     return place.storage.trials / job.experiment_id
@@ -69,7 +74,7 @@ def test_what_was_explained_is_not_computed_again(study, monkeypatch):
     storage, made = study()
     explain_study(storage, made)
     first = (made.folder / TABLE_FILE).read_bytes()
-    monkeypatch.setattr(explaining, "_explain", fail)
+    monkeypatch.setattr(COMPUTED, fail)
     (made.folder / TABLE_FILE).unlink()
     assert explain_study(storage, made) == []
     assert (made.folder / TABLE_FILE).read_bytes() == first
@@ -118,7 +123,7 @@ def test_an_error_of_torch_is_one_sentence(study, monkeypatch, message, said):
     def run_out(*_):
         raise RuntimeError(message)
 
-    monkeypatch.setattr(explaining, "_explain", run_out)
+    monkeypatch.setattr(COMPUTED, run_out)
     assert explain_study(storage, made) == [f"No saliency of single records: {said}"]
 
 
@@ -126,3 +131,39 @@ def test_a_page_that_will_show_patients_is_announced(study):
     storage, made = study(show_records=True)
     (said,) = explain_study(storage, made)
     assert "report.show_records" in said and "owner's eyes" in said
+
+
+def test_a_trial_explains_itself_and_leaves_the_sweep_nothing_to_compute(place, study, monkeypatch):
+    job = place.job(tiny_config(train__max_epochs=1, train__seed=1, report__saliency=True))
+    run_job(job, World(), quiet)
+    trained = place.storage.trials / job.experiment_id
+    own = read_arrays(trained)
+    assert len(own) >= 4
+    storage, made = study()
+    made.record["members"][0]["experiment_id"] = job.experiment_id
+    monkeypatch.setattr(COMPUTED, fail)
+    assert explain_study(storage, made) == []
+    assert len(pd.read_csv(made.folder / TABLE_FILE)) == len(own)
+
+
+@pytest.mark.parametrize(
+    ("seed", "fields"),
+    [
+        (2, {"report__saliency": False}),
+        (3, {"report__saliency": True, "fusion__modalities": "text"}),
+    ],
+)
+def test_a_trial_that_no_page_would_explain_does_not(place, seed, fields):
+    job = place.job(tiny_config(train__max_epochs=1, train__seed=seed, **fields))
+    run_job(job, World(), quiet)
+    assert not (place.storage.trials / job.experiment_id / ARRAYS_FILE).exists()
+
+
+def test_no_trial_fails_by_its_explanation(place, monkeypatch):
+    def run_out(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(COMPUTED, run_out)
+    job = place.job(tiny_config(train__max_epochs=1, train__seed=4, report__saliency=True))
+    run_job(job, World(), quiet)
+    assert place.storage.is_finished(job.experiment_id)
