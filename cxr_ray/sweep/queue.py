@@ -78,4 +78,6 @@ def _cost(member: Member) -> float:
     each["text"] = 12 * layers * width**2 * TYPICAL_TOKENS
     share = config.data.majority_share
     records = 1.0 if share is None else RARER_CLASS / (1 - share)
+    if config.train.patience < config.train.max_epochs:
+        records **= 0.5  # of fewer records it takes more epochs until training stops early
     return records * sum(each[modality] for modality in config.fusion.modalities)

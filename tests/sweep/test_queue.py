@@ -37,5 +37,13 @@ def test_a_large_text_encoder_takes_longer_than_a_small_image():
     assert order(("image", None), ("text", None), **{"image.size": 64})[0] == ("text", None)
 
 
+def test_with_early_stopping_a_sub_sample_takes_more_epochs_and_starts_earlier():
+    models = [("text", None), ("image,text", 0.75)]
+    alike = {"image.encoder": "resnet18", "image.size": 224}
+    alike |= {"text.encoder": "scratch", "text.layers": 6, "text.width": 500, "text.heads": 5}
+    assert order(*models, **alike)[0] == ("image,text", 0.75)
+    assert order(*models, **alike, **{"train.patience": 15})[0] == ("text", None)
+
+
 def test_every_image_encoder_has_a_cost():
     assert set(IMAGE_COST) == set(get_args(ImageConfig.model_fields["encoder"].annotation))
