@@ -73,6 +73,7 @@ def test_a_finished_trial_holds_the_files_of_the_contract_and_nothing_stays_runn
         "features.npz",
         "model",
         "figures",
+        "saliency.npz",
     }
     figures = {path.name for path in (folder / "figures").iterdir()}
     assert figures == {"roc.png", "precision_recall.png", "reliability.png", "confusion.png"}
