@@ -10,8 +10,6 @@ import numpy as np
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.damage import SCORES, read_json
-from cxr_ray.report.modality_use import ScoredRecords, modality_use
-from cxr_ray.report.performance import decision_curve, score_test_set
 from cxr_ray.report.trial_folder import (
     Predictions,
     read_features,
@@ -66,6 +64,10 @@ def score_external(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     path = folder / f"scores-{digest(recipe)}.json"
     if path.exists():
         return read_json(path, SCORES)
+    # Imported to score: scipy.stats alone takes a second.
+    from cxr_ray.report.modality_use import ScoredRecords, modality_use
+    from cxr_ray.report.performance import decision_curve, score_test_set
+
     trial = folder.parent.parent
     external = read_predictions(folder)
     experiment, cohort = read_result(trial)["experiment_id"], read_external(folder)["cohort"]

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from cxr_ray.config.identity import EVALUATION_VERSION, digest
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.damage import SCORES, read_json
-from cxr_ray.report.modality_use import ScoredRecords, modality_use
-from cxr_ray.report.performance import decision_curve, score_test_set
 from cxr_ray.report.trial_folder import (
     Predictions,
     has_test,
@@ -70,6 +68,10 @@ def score_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
             draw_figures(folder, read_predictions(folder))
     if path.exists():
         return read_json(path, SCORES)
+    # Imported to score: scipy.stats alone takes a second.
+    from cxr_ray.report.modality_use import ScoredRecords, modality_use
+    from cxr_ray.report.performance import decision_curve, score_test_set
+
     # Every draw derives from the experiment, so that scoring again gives the same figures.
     identity = int(result["experiment_id"], 16)
     if "fits" in result:

@@ -226,7 +226,7 @@ def _run_course(
             return stack.enter_context(BackgroundTracker(uri, artifacts, study.record))
 
         def open_tracking() -> "BackgroundTracker":
-            """Import mlflow, which no trial needs to begin, and queue what there is to log."""
+            """Make the queue of what there is to log."""
             with opening:
                 return tracker()
 
@@ -246,6 +246,7 @@ def _run_course(
         )
         asked, missing = course.counts()
         course.run(execution)
+        open_tracking().connect()  # its process starts beside what follows
         began, failed = time.monotonic(), execution.failed
         listener.phase("scoring")
         from cxr_ray.report.page import write_page

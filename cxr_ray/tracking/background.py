@@ -1,14 +1,11 @@
 """Tracking off the trials' way: the tracker's calls, one after the other, in a thread."""
 
-import contextlib
-import fcntl
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cxr_ray.tracking.mlflow_tracker import Tracker, import_mlflow, make_tables
+from cxr_ray.tracking.process import TrackerProcess
 
 
 class BackgroundTracker:
@@ -31,16 +28,16 @@ class BackgroundTracker:
     def __init__(self, uri: str, artifacts: Path | None, study: Mapping[str, Any]) -> None:
         self._study = study
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
-        self._tracker: Tracker | None = None
+        self._tracker: TrackerProcess | None = None
         self._last: Future[None] | None = None
         self._place = uri, artifacts
-        import_mlflow()
 
     def __enter__(self) -> "BackgroundTracker":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True)
+        self._close()
 
     @property
     def problem(self) -> str | None:
@@ -58,11 +55,11 @@ class BackgroundTracker:
 
     def log_trial(self, member: Mapping[str, Any], folder: Path) -> None:
         """Queue a finished trial."""
-        self._call(lambda tracker: tracker.log_trial(self._study, member, folder))
+        self._call(lambda tracker: tracker.log_trial(member, folder))
 
     def log_ended(self, member: Mapping[str, Any], how: Mapping[str, Any]) -> None:
         """Queue a trial that ended without a result."""
-        self._call(lambda tracker: tracker.log_ended(self._study, member, how))
+        self._call(lambda tracker: tracker.log_ended(member, how))
 
     def finish(self, artifacts: list[Path], *, complete: bool) -> None:
         """Queue the closing of the parent run."""
@@ -71,16 +68,20 @@ class BackgroundTracker:
     def try_again(self) -> None:
         """Connect once more where tracking has ended: the server may be back."""
         if self.problem is not None:
-            self._tracker = self._last = None
+            self._close()
+            self._last = None
             self.connect()
 
     def _connect(self) -> None:
-        uri, artifacts = self._place
-        with _alone(uri):
-            self._tracker = Tracker(uri, artifacts)
-            self._tracker.start(self._study)
+        self._tracker = TrackerProcess(*self._place)
+        self._tracker.start(self._study)
 
-    def _call(self, call: Callable[[Tracker], None]) -> None:
+    def _close(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+        self._tracker = None
+
+    def _call(self, call: Callable[[TrackerProcess], None]) -> None:
         def call_tracker() -> None:
             if self._tracker is not None:
                 call(self._tracker)
@@ -97,25 +98,3 @@ class BackgroundTracker:
             work()
 
         self._last = self._pool.submit(run)
-
-
-@contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Let one process at a time make a database file and its tables, which several at once break.
-
-    The file appears with all its tables: a kill among them would leave one that MLflow never opens.
-    """
-    kind, _, place = uri.partition(":///")
-    if kind != "sqlite":
-        yield
-        return
-    database = Path(place)
-    with database.with_name(".mlflow-lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left in database.parent.glob(f".{database.name}.*"):
-            left.unlink()
-        if not database.exists():
-            aside = database.with_name(f".{database.name}.{uuid.uuid4().hex}")
-            make_tables(f"sqlite:///{aside}")
-            aside.rename(database)
-        yield

@@ -81,6 +81,7 @@ class Tracker:
         # What each child that is whole was logged from, its tag as it is now.
         self._logged: dict[str, str] = {}
         self._experiment = self._parent = ""
+        self._study: Mapping[str, Any] = {}
 
     def start(self, study: Mapping[str, Any]) -> None:
         """Find or create the study's parent run and read its children.
@@ -92,7 +93,7 @@ class Tracker:
         """
         from mlflow.entities import ViewType
 
-        name = study["name"]
+        self._study, name = study, study["name"]
         experiment = self._client.get_experiment_by_name(name)
         if self._artifacts is not None:
             # Predictions lie in here, as in the trials' folders.
@@ -142,12 +143,12 @@ class Tracker:
             ).info.run_id
         self._client.update_run(self._parent, status="RUNNING")
 
-    def log_trial(self, study: Mapping[str, Any], member: Mapping[str, Any], folder: Path) -> None:
+    def log_trial(self, member: Mapping[str, Any], folder: Path) -> None:
         """Log a finished trial as a child: parameters, curves, test figures and pictures."""
         from mlflow.entities import Metric
 
         result = read_result(folder)
-        evaluation = EvaluationConfig.model_validate(study["evaluation"])
+        evaluation = EvaluationConfig.model_validate(self._study["evaluation"])
         tests = external_folders(folder)
         # A trial trained again, scored by another recipe or tested elsewhere is logged anew.
         names = sorted(test.name for test in tests)
@@ -163,12 +164,12 @@ class Tracker:
             "git_commit": result["versions"]["git_commit"] or "unknown",
             "logged": recipe,
         }
-        run = self._child(study, member, tags, began)
+        run = self._child(member, tags, began)
         if run.data.tags.get("attempt", result["attempt"]) != result["attempt"]:
             # Its parameters cannot be changed, and its curves are another training's.
             self._client.delete_run(run.info.run_id)
             del self._children[identity]
-            run = self._child(study, member, tags, began)
+            run = self._child(member, tags, began)
         config = trained_config(folder)
         final = _final(score_folder(folder, evaluation), result)
         final |= _external({test.name: score_external(test, evaluation) for test in tests})
@@ -190,9 +191,7 @@ class Tracker:
         self._client.set_terminated(run_id, "FINISHED", end_time=ended)
         self._logged[identity] = recipe
 
-    def log_ended(
-        self, study: Mapping[str, Any], member: Mapping[str, Any], how: Mapping[str, Any]
-    ) -> None:
+    def log_ended(self, member: Mapping[str, Any], how: Mapping[str, Any]) -> None:
         """Log a trial that failed or was pruned: its reason, and what it had come to.
 
         Parameters
@@ -206,7 +205,7 @@ class Tracker:
         if self._logged.get(identity) == recipe:
             return
         tags = {"status": how["status"], "reason": how["reason"], "logged": recipe}
-        run = self._child(study, member, tags)
+        run = self._child(member, tags)
         parameters, history = how.get("parameters", {}), how.get("history", ())
         when, best = run.info.start_time, _at_best_epoch(history, parameters.get("train.monitor"))
         metrics = _curves(history, when)
@@ -258,7 +257,6 @@ class Tracker:
 
     def _child(
         self,
-        study: Mapping[str, Any],
         member: Mapping[str, Any],
         told: Mapping[str, str],
         began: int | None = None,
@@ -269,8 +267,8 @@ class Tracker:
             tags = {
                 **told,
                 "mlflow.parentRunId": self._parent,
-                "study": study["name"],
-                "study_uuid": study["uuid"],
+                "study": self._study["name"],
+                "study_uuid": self._study["uuid"],
                 "experiment_id": identity,
                 "member": "true",
             }

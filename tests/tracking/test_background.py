@@ -20,11 +20,14 @@ class SlowTracker:
     def start(self, study):
         self._answer("start")
 
-    def log_trial(self, study, member, folder):
+    def log_trial(self, member, folder):
         self._answer(member)
 
     def finish(self, study, artifacts, *, complete):
         self._answer("finish")
+
+    def close(self):
+        pass
 
     def _answer(self, call):
         self.let.wait()
@@ -37,8 +40,7 @@ class SlowTracker:
 def tracker(monkeypatch):
     """The class of trackers, made anew."""
     kind = type("Tracker", (SlowTracker,), {"calls": [], "let": threading.Event()})
-    monkeypatch.setattr(background, "Tracker", kind)
-    monkeypatch.setattr(background, "import_mlflow", lambda: None)
+    monkeypatch.setattr(background, "TrackerProcess", kind)
     yield kind
     kind.let.set()
 
@@ -71,32 +73,3 @@ def test_a_tracker_that_is_gone_ends_the_tracking_until_it_is_tried_again(tracke
         tracking.log_trial("lost", None)
     assert tracking.problem is None
     assert tracker.calls == ["connect", "start", "first", "connect", "start", "lost"]
-
-
-def test_a_database_that_a_kill_left_half_made_is_made_again(tmp_path, monkeypatch):
-    from mlflow.tracking import MlflowClient
-
-    whole = background.make_tables
-    database = tmp_path / "mlflow.db"
-
-    def killed(uri):
-        (tmp_path / uri.rpartition("/")[2]).write_bytes(b"half")
-        raise SystemExit
-
-    def make():
-        with background._alone(f"sqlite:///{database}"):
-            pass
-
-    monkeypatch.setattr(background, "make_tables", killed)
-    with pytest.raises(SystemExit):
-        make()
-    assert not database.exists()
-    monkeypatch.setattr(background, "make_tables", whole)
-    make()
-    made = database.read_bytes()
-    assert [e.name for e in MlflowClient(f"sqlite:///{database}").search_experiments()] == [
-        "Default"
-    ]
-    make()
-    assert database.read_bytes() == made
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", ".mlflow-lock"}

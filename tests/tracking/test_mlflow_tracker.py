@@ -77,8 +77,8 @@ def pruned(parameters=3, reason="pruned at epoch 1"):
 def test_an_ended_trial_is_logged_in_one_call_and_not_again_by_this_run_or_the_next(server):
     tracker = started()
     for _ in range(2):
-        tracker.log_ended(STUDY, MEMBER, pruned())
-    started().log_ended(STUDY, MEMBER, pruned())
+        tracker.log_ended(MEMBER, pruned())
+    started().log_ended(MEMBER, pruned())
     # its tags came with the run, which is not taken for whole before it has ended
     assert server.batches == [(MEMBER["name"], 2, 3, [])]
     assert server.runs[1].data.tags["reason"] == "pruned at epoch 1"
@@ -86,8 +86,8 @@ def test_an_ended_trial_is_logged_in_one_call_and_not_again_by_this_run_or_the_n
 
 
 def test_a_trial_that_ended_in_another_way_is_logged_anew(server):
-    started().log_ended(STUDY, MEMBER, pruned())
-    started().log_ended(STUDY, MEMBER, {**pruned(reason="it diverged"), "status": "failed"})
+    started().log_ended(MEMBER, pruned())
+    started().log_ended(MEMBER, {**pruned(reason="it diverged"), "status": "failed"})
     # its parameters are there and cannot be changed
     assert [params for _, _, params, _ in server.batches] == [3, 0]
     assert server.runs[1].data.tags["reason"] == "it diverged"
@@ -98,17 +98,17 @@ def test_a_run_that_a_kill_left_open_is_logged_anew(server, monkeypatch):
     tracker = started()
     with monkeypatch.context() as kill, pytest.raises(SystemExit):
         kill.setattr(server, "set_terminated", lambda *_: sys.exit())
-        tracker.log_ended(STUDY, MEMBER, pruned())
-    started().log_ended(STUDY, MEMBER, pruned())
+        tracker.log_ended(MEMBER, pruned())
+    started().log_ended(MEMBER, pruned())
     assert [run.info.status for run in server.runs[1:]] == ["KILLED"]
     assert [metrics for _, metrics, _, _ in server.batches] == [2, 2]
 
 
 def test_more_than_a_call_takes_goes_into_several_and_the_tags_go_last(server):
     tracker = started()
-    tracker.log_ended(STUDY, MEMBER, pruned())
+    tracker.log_ended(MEMBER, pruned())
     server.batches.clear()
-    tracker.log_ended(STUDY, MEMBER, pruned(parameters=230, reason="another"))
+    tracker.log_ended(MEMBER, pruned(parameters=230, reason="another"))
     counts = [(params, bool(tags)) for _, _, params, tags in server.batches]
     assert sum(params for params, _ in counts) == 227
     assert all(params <= 100 for params, _ in counts)
