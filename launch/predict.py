@@ -92,11 +92,18 @@ def main(options: argparse.Namespace) -> int:
         if unanswered:
             raise InputError(f"{options.image or '--text'}: {rows[0]['reason']}")
         print(_describe(rows[0], predictor))
+        if options.explain:
+            print(f"picture: {options.explain}")
         return DONE
     import pandas as pd
 
     answers = pd.DataFrame(rows, columns=predictor.columns)
     answers.to_csv(options.out or sys.stdout, index=False, float_format="%.6g")
+    if options.out:
+        print(f"answers: {options.out}")
+    if options.explain:
+        # Answers on the terminal are a CSV, and may go into a file or another program.
+        print(f"pictures: {options.explain}", file=sys.stdout if options.out else sys.stderr)
     if unanswered:
         progress.warn(f"{len(unanswered)} of {len(rows)} records have no answer, and a reason")
     return DONE if len(unanswered) < len(rows) else FAILED

@@ -153,12 +153,24 @@ def test_pictures_of_a_table_have_safe_names_in_a_folder_of_ones_own(trained, fi
     pictures = film.parent / "why"
     done = run(trial, "--table", table, "--explain", pictures)
     assert done.returncode == 0, done.stderr
+    answers = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["record"] for row in answers] == ["../../etc/passwd", "a b", ""]
+    assert f"pictures: {pictures}\n" in done.stderr
     names = sorted(path.name for path in pictures.iterdir())
     assert names == ["00001-_etc_passwd.png", "00003-.png"]
     assert pictures.stat().st_mode & 0o777 == 0o700
     for path in pictures.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
         assert Image.open(path).width > 500
+
+
+@pytest.mark.slow
+def test_the_script_says_where_it_wrote_a_records_picture(trained, tmp_path):
+    _, trial = trained()
+    done = run(trial, "--text", "Fever.", "--explain", tmp_path / "why.png")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"picture: {tmp_path / 'why.png'}"
+    assert (tmp_path / "why.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(

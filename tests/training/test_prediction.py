@@ -117,6 +117,7 @@ def test_a_table_is_judged_row_by_row_and_bad_rows_say_why(trained, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"answers: {tmp_path / 'out.csv'}\n"
     rows = pd.read_csv(tmp_path / "out.csv").set_index("record")
     assert 0 < rows.loc["a", "probability"] < 1
     assert rows.loc["b", "reason"] == "image missing"
