@@ -16,7 +16,7 @@ from pathlib import Path
 from cxr_ray.data.prepared import MANIFEST, read_manifest
 from cxr_ray.errors import InputError
 from cxr_ray.lease import acquire_lease, is_held, release_lease
-from cxr_ray.report.external import external_folders, read_external
+from cxr_ray.report.external import EXTERNAL_LEASE, external_folders, read_external
 from cxr_ray.report.members import experiment_ids
 from cxr_ray.report.trial_folder import read_result
 from cxr_ray.storage import RESULT_FILE, Storage
@@ -240,7 +240,8 @@ def _running(storage: Storage, use: _Use) -> Iterator[Found]:
         size = _size(path)
         users = use.members.get(path.name, set()) - use.pruned.get(path.name, set())
         if is_held(path):
-            yield Found(path, size, "a trial under way")
+            what = "an external test" if path.name.startswith(EXTERNAL_LEASE) else "a trial"
+            yield Found(path, size, f"{what} under way")
         elif storage.is_finished(path.name, ()):
             yield Found(path, size, "checkpoints of a finished trial", LEFTOVERS, path)
         elif not _folders(path):

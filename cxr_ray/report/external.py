@@ -20,6 +20,8 @@ from cxr_ray.storage import write_whole
 
 EXTERNAL_FOLDER = "external"
 EXTERNAL_FILE = "external.json"
+EXTERNAL_LEASE = "external-test-"
+"""What the folder in ``running/`` begins with whose lease an external test holds."""
 PREFIX = "external:"
 TESTED = "remove its folder, and launch/evaluate.py tests again"
 

@@ -1,5 +1,6 @@
 """Testing trained models on another source, and showing it in the studies that hold them."""
 
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from cxr_ray.data.packing import Progress
 from cxr_ray.data.prepare import prepare
 from cxr_ray.data.prepared import is_prepared, read_flow, read_manifest
 from cxr_ray.errors import InputError
+from cxr_ray.lease import Heartbeat
 from cxr_ray.storage import RESULT_FILE, Storage
 from cxr_ray.sweep.external_plan import (
     ExternalOptions,
@@ -90,8 +92,10 @@ def run_external(
         raise InputError(f"{options.folder} can not be tested on --data {options.data}: {reasons}")
     name = _name(options.name or _default_name(tests[0]))
     missing = [test for test in tests if not _is_there(test, name)]
-    _prepare_cohorts(storage, missing, fan_out or _run_few_here, progress)
-    _evaluate(storage, missing, name, progress)
+    if missing:
+        with _kept_packs(storage):
+            _prepare_cohorts(storage, missing, fan_out or _run_few_here, progress)
+            _evaluate(storage, missing, name, progress)
     progress("scoring", 0, 1)
     text = _describe(storage, tests, name, _evaluation_of(options.folder, tests[0]))
     studies = _studies_with(storage, {test.trial.name for test in tests}, options.folder)
@@ -136,6 +140,24 @@ def _is_there(test: ExternalTest, name: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _kept_packs(storage: Storage) -> Iterator[None]:
+    """Hold a lease of our own: no result names the cohort's user before the first test ends."""
+    from cxr_ray.report.external import EXTERNAL_LEASE
+
+    driver = uuid.uuid4().hex
+    folder = storage.running / f"{EXTERNAL_LEASE}{driver}"
+    lease = storage.leases.acquire(folder, driver)
+    assert lease is not None  # nobody else has this folder's name
+    try:
+        with Heartbeat(storage.leases) as heartbeat:
+            heartbeat.add(folder)
+            yield
+    finally:
+        storage.leases.release(folder, lease)
+        storage.home.discard(folder)
+
+
 def _prepare_cohorts(
     storage: Storage, tests: Sequence[ExternalTest], fan_out: FanOut, progress: Progress
 ) -> None:
@@ -174,8 +196,6 @@ def _run_few_here(
 def _evaluate(
     storage: Storage, tests: Sequence[ExternalTest], name: str, progress: Progress
 ) -> None:
-    if not tests:
-        return
     from cxr_ray.report.external import EXTERNAL_FILE, EXTERNAL_FOLDER
     from cxr_ray.training.external import best_device, evaluate_trial
 

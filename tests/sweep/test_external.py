@@ -1,6 +1,7 @@
 """Testing trained models on another source: here, without Ray, on small phantoms."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from prepared_phantom import PreparedPhantom, quiet, tiny_config
 
+from cxr_ray.cleaning import survey
 from cxr_ray.config.layers import parse_assignments
 from cxr_ray.config.schema import DataConfig
 from cxr_ray.data.fan_out import run_here
@@ -183,6 +185,29 @@ def test_a_finished_test_is_not_repeated(study, tested, monkeypatch):
     again = external(study, *OTHER, name="other")
     assert again.text == tested.text
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def offered_packs(storage):
+    """What freeing packs would take of a storage in which nothing has changed for long."""
+    for path in [storage.root, *storage.root.rglob("*")]:
+        os.utime(path, (0, 0))
+    return {each.path.name for each in survey(storage) if each.free == "packs"}
+
+
+def test_a_first_model_may_take_hours_before_a_result_names_the_cohort_it_reads(study, monkeypatch):
+    storage, seen = Storage(study.parents[1]), []
+
+    def interrupted(storage, trial, name, config, keys, *_):
+        seen.append((keys.cohort, offered_packs(storage)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cxr_ray.training.external.evaluate_trial", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        external(study, "phantom.seed=2", "phantom.patients=110", *OTHER[2:], name="long")
+    ((cohort, offered),) = seen
+    assert not offered
+    assert cohort in offered_packs(storage)
+    assert not list(storage.running.glob("external-*"))
 
 
 def test_links_of_the_other_source_are_followed_only_where_the_command_says_so(tmp_path):
