@@ -41,13 +41,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """Cut what a sentence repeats of its input."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def refusal_of(error: BaseException) -> InputError | None:
     """Say in one sentence what a file system refuses until a user puts it right, or None."""
     number = error.errno if isinstance(error, OSError) else None
     if number not in _REFUSED or not isinstance(error, OSError):
         return None
-    name = str(error.filename)
-    where = f"{name if len(name) <= 300 else f'{name[:300]}…'}: " if error.filename else ""
+    where = f"{shortened(str(error.filename), 300)}: " if error.filename else ""
     return InputError(f"{where}{_REFUSED[number]} ({error.strerror})")
 
 

@@ -17,13 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.errors import InputError, did_you_mean
+from cxr_ray.errors import InputError, did_you_mean, shortened
 
 PROFILES = ("demo", "tiny", "paper")
 # Which fit of a cross-validation an experiment is: the sweep says it.
 PLANNED = ("data.split.repeat", "data.split.fold")
-# Characters of a value that a sentence repeats.
-SHOWN = 200
 # Values of a YAML file, its aliases written out.
 MOST_VALUES = 100_000
 # What yaml's constructors raise for `2001-99-99`, `!!bool z` and the like.
@@ -192,7 +190,7 @@ def parse_assignments(items: Iterable[str]) -> Layer:
     for item in items:
         key, equals, text = item.partition("=")
         key = key.strip()
-        shown = item if len(item) <= SHOWN else f"{item[:SHOWN]}…"
+        shown = shortened(item)
         if not equals or not key:
             raise InputError(f"--set {shown}: should be key=value, for example train.lr=1e-3")
         if key in values:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxr_ray.data.sources.source import Root, read_text
-from cxr_ray.errors import InputError
+from cxr_ray.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +62,8 @@ def read_table(file: str) -> list[NewRecord]:
         raise InputError(f"--table {file}: not a CSV in UTF-8 ({error})") from error
     if not {"image", "text"} & set(table):
         raise InputError(
-            f"--table {file} has the columns {', '.join(map(str, table))}; it should have image, "
-            "text or both, and may have record"
+            f"--table {file} has the columns {shortened(', '.join(map(str, table)), 500)}; it "
+            "should have image, text or both, and may have record"
         )
     if "record" in table and table["record"].duplicated().any():
         twice = table["record"][table["record"].duplicated()].iloc[0]

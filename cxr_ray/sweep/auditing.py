@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cxr_ray.data.prepared import COHORT_FILE, is_prepared
+from cxr_ray.data.sources.source import csv_of
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member, Plan
@@ -76,12 +77,13 @@ def refuse_overlap(folder: Path) -> None:
     """
     from cxr_ray.evaluation.leakage import find_patient_overlap
 
-    with (folder / COHORT_FILE).open(newline="") as lines:
+    path = folder / COHORT_FILE
+    with csv_of(str(path)), path.open(newline="") as lines:
         rows = [(row["group"], row["part"], row["record_id"]) for row in csv.DictReader(lines)]
     found = find_patient_overlap(*zip(*rows, strict=True))
     if found.grade == "stop":
         raise InputError(
-            f"{folder / COHORT_FILE}: {found.sentence} (records {', '.join(found.record_ids)}); "
+            f"{path}: {found.sentence} (records {', '.join(found.record_ids)}); "
             "correct the patients of the source, and remove the folder to prepare it anew"
         )
 

@@ -196,6 +196,24 @@ def test_any_version_is_read_zipped_or_not(mimic_tables, tmp_path, version, zipp
     assert len(select(folder).frame) == 20
 
 
+def test_lines_that_end_with_a_carriage_return_alone_are_read(mimic_tables, tmp_path):
+    mimic_tables.add_background(20)
+    folder = mimic_tables.write(tmp_path, zipped=False)
+    for path in folder.glob("*.csv"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
+    assert len(select(folder).frame) == 20
+
+
+def test_a_header_of_any_length_is_refused_in_one_short_sentence(mimic_tables, tmp_path):
+    mimic_tables.add_background(20)
+    folder = mimic_tables.write(tmp_path, zipped=False)
+    path = folder / "mimic-cxr-2.0.0-chexpert.csv"
+    path.write_text("a" * 300_000 + "\n" + path.read_text())
+    with pytest.raises(InputError, match=r"not a label of .*chexpert\.csv; it has aaa") as caught:
+        select(folder)
+    assert len(str(caught.value)) < 800
+
+
 def test_two_versions_side_by_side_are_refused_by_name(mimic_tables, tmp_path):
     mimic_tables.add_background(20)
     mimic_tables.write(tmp_path, version="2.0.0")

@@ -64,6 +64,14 @@ def test_the_word_none_is_text_and_sections_parse(tmp_path):
     assert report.sections == {"indication": "Cough", "comparison": "None", "findings": "Seen."}
 
 
+def test_a_report_of_any_length_is_read(tmp_path):
+    write(tmp_path, problems())
+    path = tmp_path / "indiana_reports.csv"
+    path.write_text(path.read_text() + f"99,x,normal,x,Cough,None,{'seen ' * 30_000},\n")
+    source = open_source(f"openi:{tmp_path}", configured(), tmp_path)
+    assert len(source.read_report("99")) > 150_000
+
+
 def test_images_are_declared_only_when_half_of_the_records_have_one(tmp_path):
     few = write(tmp_path, problems(), [f"{uid}_a.png" for uid in range(1, 6)])
     cohort = select_cohort(open_source(f"openi:{few}", configured(), few), configured())

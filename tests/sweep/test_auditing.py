@@ -9,7 +9,7 @@ from cxr_ray.data.prepared import COHORT_FILE, read_cohort
 from cxr_ray.errors import InputError
 from cxr_ray.report import audit as auditing
 from cxr_ray.storage import Storage
-from cxr_ray.sweep.auditing import SweepAudit
+from cxr_ray.sweep.auditing import SweepAudit, refuse_overlap
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,10 @@ def test_what_is_not_prepared_is_not_audited(audited):
     storage, plan = audited
     shutil.rmtree(storage.prepared / plan.members[0].keys.cohort)
     assert SweepAudit(storage, plan).result().records == {}
+
+
+def test_a_cohort_with_metadata_of_any_length_is_looked_through_for_overlap(tmp_path):
+    rows = [f"g1,train,r1,{'x' * 200_000}", "g1,test,r2,"]
+    (tmp_path / COHORT_FILE).write_text("\n".join(["group,part,record_id,ward", *rows]) + "\n")
+    with pytest.raises(InputError, match="r1, r2"):
+        refuse_overlap(tmp_path)

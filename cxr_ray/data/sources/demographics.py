@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cxr_ray.data.sources.groups import AGE_EDGES, GROUP_PREFIX, UNKNOWN, cut_bands
 from cxr_ray.data.sources.mimic_tables import INTEGER, NUMBER, TEXT, read_table, table_header
 from cxr_ray.data.sources.source import Root, opened_root
-from cxr_ray.errors import InputError
+from cxr_ray.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,7 +148,7 @@ def _kind(name: str, raw: bytes) -> str:
         return ADMISSIONS
     raise InputError(
         f"--demographics: {name} has neither gender and anchor_age, as {PATIENTS}, nor race, as "
-        f"{ADMISSIONS}; it has {', '.join(header)}"
+        f"{ADMISSIONS}; it has {shortened(', '.join(header), 500)}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxr_ray.data.sources.mimic_tables import INTEGER, NUMBER, read_table, table_header
-from cxr_ray.errors import InputError
+from cxr_ray.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,9 @@ def read_labels(name: str, raw: bytes, rules: CohortConfig) -> pd.DataFrame:
     columns = [column for column in table_header(name, raw) if column not in KEYS]
     if label not in columns or label == "No Finding":
         known = ", ".join(column for column in columns if column != "No Finding")
-        raise InputError(f"cohort.label: {label!r} is not a label of {name}; it has {known}")
+        raise InputError(
+            f"cohort.label: {label!r} is not a label of {name}; it has {shortened(known, 500)}"
+        )
     wanted = dict.fromkeys(keys, INTEGER) | {label: NUMBER, "No Finding": NUMBER}
     labels = read_table(name, raw, wanted)
     labels = labels.rename(columns={label: "value", "No Finding": "no_finding"})

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cxr_ray.data.sources.source import Root
-from cxr_ray.errors import InputError
+from cxr_ray.data.sources.source import Root, csv_of
+from cxr_ray.errors import InputError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,8 @@ def table_header(name: str, raw: bytes) -> list[str]:
         line = stream.readline().decode("utf-8-sig", errors="replace")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{name}: not a readable gzip file: {error}") from error
-    return next(csv.reader([line]), [])
+    with csv_of(name):  # a line may end with a carriage return alone
+        return next(csv.reader(io.StringIO(line, newline="")), [])
 
 
 def _place(message: str) -> str:
@@ -126,4 +127,8 @@ def _check_complete(name: str, table: pa.Table, columns: Mapping[str, str]) -> N
 
 def _nearest(column: str, header: Sequence[str]) -> str:
     close = difflib.get_close_matches(column, header, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; it has {', '.join(header)}"
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; it has {shortened(', '.join(header), 500)}"
+    )

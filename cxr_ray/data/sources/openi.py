@@ -22,6 +22,7 @@ from cxr_ray.data.sources.source import (
     HeldReports,
     ReportReader,
     Root,
+    csv_of,
     is_plain_name,
     opened_root,
 )
@@ -156,11 +157,12 @@ def _label(problems: str, positive: str) -> int:
 def _rows(root: Root, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a table as text: ``None`` is a word here, not a missing value."""
     text = root.read_table(name).decode("utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    for column in columns:
-        if column not in (reader.fieldnames or ()):
-            raise InputError(f"{name}: column {column!r} is missing")
-    return [{column: row[column] for column in columns} for row in reader]
+    with csv_of(name):
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        for column in columns:
+            if column not in (reader.fieldnames or ()):
+                raise InputError(f"{name}: column {column!r} is missing")
+        return [{column: row[column] for column in columns} for row in reader]
 
 
 @lru_cache(maxsize=4)

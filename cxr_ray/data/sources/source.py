@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import posixpath
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -267,6 +269,24 @@ class Root:
             return lambda reference: os.path.isfile(os.path.join(self.uri, reference))
         system, path = _file_system(self.uri)
         return lambda reference: bool(system.isfile(posixpath.join(path, reference)))
+
+
+@contextmanager
+def csv_of(name: str) -> Iterator[None]:
+    """Let Python's csv module read cells of any length, as pandas does.
+
+    Raises
+    ------
+    InputError
+        If what it reads is no table.
+    """
+    longest = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    except csv.Error as error:
+        raise InputError(f"{name}: not a readable table: {error}") from error
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _checked(reference: str) -> str:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxr_ray.data.reports import compose_report
+from cxr_ray.data.sources.source import csv_of
 from cxr_ray.data.sources.table_recipe import TableRecipe
-from cxr_ray.errors import InputError, refusal_of
+from cxr_ray.errors import InputError, refusal_of, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
     InputError
         If a row has any that is not blank.
     """
-    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+    with csv_of(recipe.csv), io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         lines = csv.reader(text, delimiter=recipe.delimiter)
         width = len(next(lines))
         for number, row in enumerate(lines, start=2):
@@ -147,5 +148,5 @@ def _compose(recipe: TableRecipe, row: Sequence[str]) -> str:
 def _check_columns(piece: pd.DataFrame, recipe: TableRecipe) -> None:
     for column in recipe.columns:
         if column not in piece:
-            has = ", ".join(map(str, piece.columns))
+            has = shortened(", ".join(map(str, piece.columns)), 500)
             raise InputError(f"{recipe.csv}: column {column!r} is missing; it has {has}")
