@@ -5,57 +5,21 @@ import importlib.util
 import os
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 
+import numpy as np
 import pytest
 import yaml
+from page_blocks import PAGES, ROOT, code_blocks
 
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments, read_yaml, resolve
 from cxr_ray.data.sources.table_recipe import read_recipe
 from cxr_ray.sweep.grid import expand, find_study_file, load_grid, load_search
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))]
 COMMAND = re.compile(r"(?:python )?launch/\w+\.py\s+\S")
 
 OF_OTHER_TOOLS = {"--app-name", "--env-manager", "--strict"}  # of mlflow and pip-audit
-
-
-@dataclass
-class Block:
-    """A block of code: its page and first line, its language ("" if indented), its text."""
-
-    place: str
-    language: str
-    text: str
-
-
-def code_blocks(page):
-    """Collect the fenced and indented blocks of a page."""
-    found, lines = [], page.read_text(encoding="utf-8").splitlines()
-    number, in_item = 0, False
-    while number < len(lines):
-        line, start = lines[number], number
-        number += 1
-        if fence := re.match(r"\s*```(\w*)", line):
-            while lines[number].strip() != "```":
-                number += 1
-            language, body = fence[1], lines[start + 1 : number]
-            number += 1
-        elif line.startswith("    ") and not in_item and not lines[start - 1].strip():
-            while number < len(lines) and re.match(r"    |\s*$", lines[number]):
-                number += 1
-            language, body = "", lines[start:number]
-        else:
-            if line.strip() and not line.startswith(" "):
-                in_item = bool(re.match(r"[-*] |\d+\. ", line))
-            continue
-        text = dedent("\n".join(body)).strip() + "\n"
-        found.append(Block(f"{page.name}:{start + 1}", language, text))
-    return found
 
 
 def without_fences(page):
@@ -163,13 +127,7 @@ def test_every_option_that_the_pages_name_is_one_of_some_script(parser_of):
         assert not named - known, f"{page.name} names {named - known}"
 
 
-def is_yaml(block):
-    return block.language == "yaml" or (
-        not block.language and re.search(r"^(axes|parameters|csv):", block.text, re.M)
-    )
-
-
-YAML = [block for block in BLOCKS if is_yaml(block)]
+YAML = [block for block in BLOCKS if block.is_yaml]
 
 
 @pytest.mark.parametrize("block", YAML, ids=[block.place for block in YAML])
@@ -220,6 +178,16 @@ def test_the_fusion_shown_scores_in_numpy_what_its_module_does_in_torch():
     wanted = module([image, text]).detach().numpy()
     assert wanted.shape == (40,)
     assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_metric_shown_counts_in_its_module_as_by_hand():
+    from cxr_ray.evaluation import confusion
+
+    (shown,) = [block for block in PYTHON if block.text.startswith("@property")]
+    own = dict(vars(confusion))
+    exec(shown.text, own)
+    counts = [np.array([count, 0]) for count in (8, 2, 4, 12)]
+    assert own["npv"].fget(confusion.Confusion(*counts)).tolist() == [0.75, 0.0]
 
 
 def anchors(page):

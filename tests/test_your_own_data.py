@@ -1,12 +1,12 @@
 """The example of docs/your-own-data.md, run on a table that has its columns."""
 
-import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from reader_folder import write_clinic
 
 from cxr_ray.data.sources.table_recipe import KEYS, LABEL_KEYS, read_recipe
 
@@ -22,21 +22,8 @@ def block(language):
 @pytest.fixture
 def clinic(tmp_path):
     """The page's YAML, and a table that starts with the page's rows."""
-    from PIL import Image
-
-    folder = tmp_path / "clinic"
-    (folder / "films").mkdir(parents=True)
-    (folder / "visits.yaml").write_text(block("yaml"))
-    rows = [
-        f"w{i:03},q{i % 50},b{i}.png,2020{i:04},AP,Cough,,{'pneumonia' if i % 5 else 'normal'}"
-        for i in range(60)
-    ]
-    (folder / "visits.csv").write_text(block("csv") + "\n".join(rows) + "\n")
-    picture = io.BytesIO()
-    Image.new("L", (40, 40), 90).save(picture, "PNG")
-    for name in ("a17", "a18", "a19", *(f"b{i}" for i in range(60))):
-        (folder / "films" / f"{name}.png").write_bytes(picture.getvalue())
-    return folder
+    write_clinic(tmp_path / "clinic")
+    return tmp_path / "clinic"
 
 
 def test_the_pages_commands_run_on_a_table_as_the_page_shows_it(clinic):
