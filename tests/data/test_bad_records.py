@@ -1,5 +1,8 @@
 """What a folder of other people's files may hold that is no record."""
 
+import gc
+import tempfile
+
 import pytest
 import yaml
 from ordinary_user import ordinary_user
@@ -80,6 +83,24 @@ def test_a_table_that_is_none_is_refused_in_one_sentence(content, sentence, tmp_
     assert sentence in said and "\n" not in said and len(said) < 1000
 
 
+def test_a_table_that_is_refused_leaves_no_file_open(tmp_path, recwarn):
+    gc.collect()
+    recwarn.clear()  # of what other tests left
+    assert "is missing" in refusal(laid_out(tmp_path / "set", table(header="key,who,f,n,x")))
+    gc.collect()
+    assert [str(w.message) for w in recwarn] == []
+
+
+def test_where_no_folder_takes_temporary_files_the_table_is_not_said_to_be_absent(
+    tmp_path, monkeypatch
+):
+    folder = laid_out(tmp_path / "set", table())
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    said = refusal(folder)
+    assert "No usable temporary directory" in said and "another folder in TMPDIR" in said
+
+
 def test_a_long_text_is_read_where_every_row_ends_with_a_delimiter(tmp_path):
     content = table(f"long,p99,a.jpg,{'cough ' * 30_000},ill").replace("\n", ",\n")
     content = content.replace(f"{HEADER},", HEADER)
@@ -139,7 +160,7 @@ def test_a_delimiter_that_is_none_is_refused_without_a_warning(delimiter, tmp_pa
     folder = laid_out(tmp_path / "set", table(), delimiter=delimiter)
     said = refusal(folder)
     assert f"delimiter: {delimiter!r} should be one ASCII character" in said
-    assert not recwarn.list
+    assert [str(w.message) for w in recwarn] == []
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|", " ", "^", "."])
@@ -147,7 +168,7 @@ def test_a_table_between_other_delimiters_is_read_without_a_warning(delimiter, t
     content = table().replace(".jpg", "").replace("note ", "note").replace(",", delimiter)
     folder = laid_out(tmp_path / "set", content, delimiter=delimiter, image=None)
     assert len(select_cohort(opened(folder), configured()).frame) == 20
-    assert not recwarn.list
+    assert [str(w.message) for w in recwarn] == []
 
 
 def test_a_delimiter_at_every_lines_end_adds_nothing_and_further_cells_are_refused(
@@ -159,7 +180,7 @@ def test_a_delimiter_at_every_lines_end_adds_nothing_and_further_cells_are_refus
     further = "\n".join([lines[0], *(f"{line},more" for line in lines[1:])]) + "\n"
     said = refusal(laid_out(tmp_path / "b", further))
     assert said.startswith("table.csv: row 2 has 6 cells and the header 5 columns")
-    assert not recwarn.list
+    assert [str(w.message) for w in recwarn] == []
 
 
 def test_an_image_that_links_out_of_the_folder_is_a_fault_unless_links_are_followed(tmp_path):

@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING
@@ -67,36 +67,39 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
     import pandas as pd
 
     frames, blank, digests, ends = [], array("b"), bytearray(), array("q")
-    aside = tempfile.TemporaryFile()  # noqa: SIM115 - read for as long as the rows are
-    try:
-        pieces = pd.read_csv(
-            file,
-            dtype=str,
-            keep_default_na=False,
-            sep=recipe.delimiter,
-            encoding="utf-8-sig",
-            index_col=False,
-            chunksize=PIECE,
-        )
-        for piece in pieces:
-            _check_columns(piece, recipe)
-            columns = [piece[column].fillna("").tolist() for _, column in recipe.text]
-            with _putting_aside():
-                for row in zip(*columns, strict=True):
-                    text = _compose(recipe, row)
-                    aside.write(text.encode())
-                    ends.append(aside.tell())
-                    blank.append(not text.strip())
-                    digests += blake2b(repr(row).encode(), digest_size=8).digest()
-            frames.append(piece[list(recipe.row_columns)].fillna(""))
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{recipe.csv}: byte {error.start + 1} is no UTF-8 text; save the table as UTF-8"
-        ) from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
-    with _putting_aside():
-        aside.flush()
+    with ExitStack() as refused:
+        with _putting_aside():
+            aside = refused.enter_context(tempfile.TemporaryFile())
+        try:
+            pieces = pd.read_csv(
+                file,
+                dtype=str,
+                keep_default_na=False,
+                sep=recipe.delimiter,
+                encoding="utf-8-sig",
+                index_col=False,
+                chunksize=PIECE,
+            )
+            for piece in pieces:
+                _check_columns(piece, recipe)
+                columns = [piece[column].fillna("").tolist() for _, column in recipe.text]
+                with _putting_aside():
+                    for row in zip(*columns, strict=True):
+                        text = _compose(recipe, row)
+                        aside.write(text.encode())
+                        ends.append(aside.tell())
+                        blank.append(not text.strip())
+                        digests += blake2b(repr(row).encode(), digest_size=8).digest()
+                frames.append(piece[list(recipe.row_columns)].fillna(""))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{recipe.csv}: byte {error.start + 1} is no UTF-8 text; save the table as UTF-8"
+            ) from error
+        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
+        with _putting_aside():
+            aside.flush()
+        refused.pop_all()  # read for as long as the rows are
     rows = TableRows(
         pd.concat(frames, ignore_index=True),
         np.array(blank, bool),
@@ -133,9 +136,10 @@ def _putting_aside() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        where = f": {tempfile.tempdir}" if tempfile.tempdir else ""
         raise InputError(
-            f"{refusal_of(error) or error}: {tempfile.gettempdir()}, where a table's texts are put "
-            "aside; name another folder in TMPDIR"
+            f"{refusal_of(error) or error}{where}, where a table's texts are put aside; name "
+            "another folder in TMPDIR"
         ) from error
 
 
