@@ -76,11 +76,26 @@ def table(*added, header=HEADER):
         (table(",p9,a.jpg,n,ill"), "1 ids in column 'key' are blank or occur before"),
         (HEADER + "\n", "no record is left"),
         (table().replace(",ill", ",well"), "all 20 records are negative; two classes needed"),
+        (f"{HEADER}\nk1,p1,1.jpg,n,ill\nk2,p2,2.jpg,n,well\n", "part 'val' has no positive record"),
+        (f"{HEADER}\nk1,p1,1.jpg,n,ill\nk2,p1,2.jpg,n,well\n", "has no positive record"),
     ],
 )
 def test_a_table_that_is_none_is_refused_in_one_sentence(content, sentence, tmp_path):
     said = refusal(laid_out(tmp_path / "set", content))
     assert sentence in said and "\n" not in said and len(said) < 1000
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"per_patient": "earliest", "order": "key"},
+        {"groups": {"age": {"column": "key", "edges": [40]}}},
+    ],
+)
+@pytest.mark.parametrize("labels", ["nan", "todo"])
+def test_columns_of_numbers_are_not_blamed_where_no_record_is_left(changed, labels, tmp_path):
+    content = table().replace(",ill", f",{labels}").replace(",well", f",{labels}")
+    assert "no record is left" in refusal(laid_out(tmp_path / "set", content, **changed))
 
 
 def test_a_table_that_is_refused_leaves_no_file_open(tmp_path, recwarn):

@@ -303,7 +303,7 @@ def _per_patient(selection: Selection, recipe: TableRecipe, per_patient: str) ->
                 " table's YAML; or use all, drop_repeated"
             )
         when = pd.to_numeric(frame[CSV + recipe.order], errors="coerce")
-        if when.isna().all():
+        if len(when) and when.isna().all():
             raise InputError(
                 f"{recipe.csv}: order names the column {recipe.order!r}, which holds no number"
             )
