@@ -59,6 +59,8 @@ class Sweep:
         found = []
         for member in json.loads(study.read_text())["members"]:
             folder = self.storage.trials / member["experiment_id"]
+            if not folder.is_dir():
+                continue  # --only leaves it out
             result = read_result(folder)
             found.append(
                 Trial(
