@@ -4,6 +4,7 @@ The truth about a trial is its own folder. Tune schedules, reports and retries; 
 back from its results, so that a kill at any moment loses no finished trial.
 """
 
+import functools
 import json
 import logging
 import os
@@ -59,7 +60,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
     # A machine that is taken back is one that is lost: Tune would retry without end.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }
@@ -324,7 +325,14 @@ def _lighten(trial: Any) -> None:
     trial.evaluated_params = {}
     trial.set_experiment_tag("")
     trial.config.pop("job", None)  # in place: what was suggested is kept beside what is run
+    trial.placement_group_factory = _shared(trial.placement_group_factory)
     trial._default_result_or_future = None  # what its process told of itself at its start
+
+
+@functools.cache
+def _shared(group: Any) -> Any:
+    """Give the first group of slots that is equal: each trial has one of its own."""
+    return group
 
 
 def _train_in_trial(config: dict[str, Any]) -> None:

@@ -183,8 +183,9 @@ class _SeenStudy(optuna.Study):
             self.best |= set(heapq.nsmallest(SEEN_BEST, reached, key=reached.__getitem__))
         ended = (t.number for t in reversed(trials) if t.state in _TOLD)
         latest = list(itertools.islice(ended, SEEN_ENDED))
-        since = trials[latest[-1] :] if len(latest) == SEEN_ENDED else trials
-        running = [t.number for t in since if t.state == TrialState.RUNNING][-SEEN_RUNNING:]
+        since = latest[-1] if len(latest) == SEEN_ENDED else 0
+        begun = (t.number for t in reversed(trials[since:]) if t.state == TrialState.RUNNING)
+        running = itertools.islice(begun, SEEN_RUNNING)
         self.trials_seen = [trials[n] for n in sorted({*self.best, *latest, *running})]
 
     def only(self, trials: Iterable[FrozenTrial]) -> "_SeenStudy":

@@ -175,7 +175,7 @@ class Search:
     @property
     def waiting(self) -> int:
         """How many asked trials have no end."""
-        return sum(t.status == "waiting" for t in self.trials.values())
+        return len(self._optuna)
 
     @property
     def to_ask(self) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cxr_ray.config.layers import Layer, resolve
-from cxr_ray.config.schema import ExperimentConfig
+from cxr_ray.config.schema import ExperimentConfig, Section
 from cxr_ray.errors import InputError
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.grid import Experiment
@@ -61,9 +61,9 @@ class SearchPlan:
             If the values do not go together, or the data cannot feed them.
         """
         config = resolve([*self.layers, Layer(f"trial {number}", parameters)])
-        # A search keeps all its members: sections that are as trial 0's are held once.
-        same = {name: part for name, part in self.config if getattr(config, name) == part}
-        config = config.model_copy(update=same)
+        # A search keeps all its members: what is as trial 0's is held once.
+        parts = {name: _sharing(part, getattr(self.config, name)) for name, part in config}
+        config = ExperimentConfig.model_construct(self.config.model_fields_set, **parts)
         member = make_member(
             Experiment(config, {"trial": f"t{number}"}), self.plan.members[0].source
         )
@@ -99,6 +99,13 @@ class SearchPlan:
         space = replace(self.space, parameters=parameters, start_from=tuple(starts))
         said = f"{', '.join(f'{v:g}' for v in reasons)} of {SHARE} left out of the space"
         return replace(self, space=space), [f"{said}: {list(reasons.values())[0]}"]
+
+
+def _sharing(part: Section, first: Section) -> Section:
+    """Return a section with the names of its fields as the first one's, or that one if equal."""
+    if part == first:
+        return first
+    return type(part).model_construct(first.model_fields_set, **dict(part))
 
 
 def plan_search(

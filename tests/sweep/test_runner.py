@@ -1,6 +1,7 @@
 """What is left in the driver of a trial that Tune has ended."""
 
 from ray import cloudpickle
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 
 from cxr_ray.sweep import runner
@@ -25,3 +26,13 @@ def test_of_an_ended_trial_neither_its_job_nor_its_figures_are_kept():
     assert trial.last_result["done"]
     assert runner._identity(trial) == "00"
     trial.get_json_state()
+
+
+def test_ended_trials_hold_equal_groups_of_slots_together():
+    trials = [Trial("train", stub=True, config={"experiment_id": "00"}) for _ in range(3)]
+    for trial, cpus in zip(trials, (1, 1, 2), strict=True):
+        trial.placement_group_factory = PlacementGroupFactory([{"CPU": cpus}])
+        runner._lighten(trial)
+    one, two, larger = (trial.placement_group_factory for trial in trials)
+    assert one is two
+    assert larger == PlacementGroupFactory([{"CPU": 2}])
