@@ -9,7 +9,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING
@@ -67,9 +67,7 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
     import pandas as pd
 
     frames, blank, digests, ends = [], array("b"), bytearray(), array("q")
-    with ExitStack() as refused:
-        with _putting_aside():
-            aside = refused.enter_context(tempfile.TemporaryFile())
+    with _room_for_texts() as aside:
         try:
             pieces = pd.read_csv(
                 file,
@@ -99,7 +97,6 @@ def read_rows(file: IO[bytes], recipe: TableRecipe) -> TableRows:
             raise InputError(f"{recipe.csv}: not a readable table: {error}") from error
         with _putting_aside():
             aside.flush()
-        refused.pop_all()  # read for as long as the rows are
     rows = TableRows(
         pd.concat(frames, ignore_index=True),
         np.array(blank, bool),
@@ -128,6 +125,19 @@ def check_tails(file: IO[bytes], recipe: TableRecipe) -> None:
                     f"{recipe.csv}: row {number} has {len(row)} cells and the header {width} "
                     "columns; quote cells that hold the delimiter, or name another delimiter"
                 )
+
+
+@contextmanager
+def _room_for_texts() -> Iterator[IO[bytes]]:
+    """Open a file that is read for as long as the rows are; of a refused table it is closed."""
+    with _putting_aside():
+        aside = tempfile.TemporaryFile()  # noqa: SIM115 - see above
+    try:
+        yield aside
+    except BaseException:
+        with suppress(OSError):  # what could not be written is not wanted any more
+            aside.close()
+        raise
 
 
 @contextmanager
