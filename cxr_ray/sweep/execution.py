@@ -1,7 +1,7 @@
 """Running queues of trials within one sweep: Ray is started once, every end is recorded at once."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,10 +14,10 @@ from cxr_ray.sweep.plan import LeftOut, Member
 from cxr_ray.sweep.queue import TrialQueue
 from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.sweep.study import Study
+from cxr_ray.tracking.background import BackgroundTracker
 
 if TYPE_CHECKING:
     from cxr_ray.sweep.handout import TrialEvent
-    from cxr_ray.tracking.background import BackgroundTracker
 
 
 class Listener(Protocol):
@@ -91,7 +91,7 @@ class Execution:
         study: Study,
         ray: RayStart,
         audit: SweepAudit,
-        tracking: Callable[[], "BackgroundTracker"],
+        tracking: BackgroundTracker,
         listener: Listener,
         *,
         cohorts: Sequence[str],
@@ -164,7 +164,7 @@ class Execution:
         """
         if self._beside is None:
             self._beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="beside")
-            self._beside.submit(lambda: self._tracking().connect())
+            self._tracking.connect()
             self._audit.start(self._beside)
             for name in self._imports:
                 self._beside.submit(importlib.import_module, name)
@@ -184,11 +184,11 @@ class Execution:
             self._storage.home.discard(self._study.ended_file(member.trained_id))
             described = self._study.describe(member)
             if gather_fits(self._storage.trials, described):
-                self._tracking().log_trial(
+                self._tracking.log_trial(
                     described, self._storage.trials / described["experiment_id"]
                 )
         elif event.kind in ("failed", "pruned"):
             how: dict[str, Any] = {"status": event.kind, **event.figures}
             how["parameters"] = flat_parameters(member.config)
             self._storage.home.publish_file(self._study.write_ended(member.trained_id, how))
-            self._tracking().log_ended(self._study.describe(member), how)
+            self._tracking.log_ended(self._study.describe(member), how)

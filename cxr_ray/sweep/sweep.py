@@ -1,13 +1,10 @@
 """A whole sweep: plan, prepare, train what is missing, score, track, and tabulate."""
 
-import functools
-import threading
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cxr_ray.config.layers import Layer, load_profile, parse_assignments
 from cxr_ray.data.prepare import prepare
@@ -34,9 +31,7 @@ from cxr_ray.sweep.study import (
     read_ended,
 )
 from cxr_ray.sweep.tabulation import tabulate
-
-if TYPE_CHECKING:
-    from cxr_ray.tracking.background import BackgroundTracker
+from cxr_ray.tracking.background import BackgroundTracker
 
 # Weights of a search: the best so many, beside those of trial 0.
 KEPT = 3
@@ -216,26 +211,13 @@ def _run_course(
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     from cxr_ray.report.members import experiment_ids
 
-    with ExitStack() as stack:
-        opening = threading.Lock()
-
-        @functools.cache
-        def tracker() -> "BackgroundTracker":
-            from cxr_ray.tracking.background import BackgroundTracker
-
-            return stack.enter_context(BackgroundTracker(uri, artifacts, study.record))
-
-        def open_tracking() -> "BackgroundTracker":
-            """Make the queue of what there is to log."""
-            with opening:
-                return tracker()
-
+    with BackgroundTracker(uri, artifacts, study.record) as tracking:
         execution = Execution(
             storage,
             study,
             ray,
             audit,
-            open_tracking,
+            tracking,
             listener,
             cohorts=list(manifests),
             need=options.resources,
@@ -246,7 +228,7 @@ def _run_course(
         )
         asked, missing = course.counts()
         course.run(execution)
-        open_tracking().connect()  # its process starts beside what follows
+        tracking.connect()  # its process starts beside what follows
         began, failed = time.monotonic(), execution.failed
         listener.phase("scoring")
         from cxr_ray.report.page import write_page
@@ -278,7 +260,6 @@ def _run_course(
             storage.home.publish(storage.trials / identity, RESULT_FILE)
         storage.home.publish(study.folder, STUDY_FILE)
         listener.phase("logging to MLflow")
-        tracking = open_tracking()
         tracking.try_again()
         for identity in done:
             tracking.log_trial(described[identity], storage.trials / identity)
