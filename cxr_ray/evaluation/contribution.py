@@ -19,7 +19,7 @@ from cxr_ray.evaluation.permutation import (
     permute_records,
 )
 from cxr_ray.evaluation.ranking import auroc_rows
-from cxr_ray.evaluation.resampling import CHUNK_ELEMENTS, PatientSampler, chunk_sizes
+from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
 from cxr_ray.evaluation.sensitivity import Modality, PermutationTest
 
 _Figure = TypeVar("_Figure", float, FloatArray)
@@ -326,8 +326,8 @@ def _shapley(
     drawn: list[FloatArray] = []
     noise = np.zeros(3)
     size = 1 + 2 * plan.shuffles
-    together = 1 if folds is not None else max(1, CHUNK_ELEMENTS // (size * len(every)))
-    for own, block in sampler.resamples(rng, plan.n_resamples, together):
+    alone = folds is not None
+    for own, block in sampler.resamples(rng, plan.n_resamples, size, one_by_one=alone):
         count, width = own.shape
         image = own[:, None].repeat(size, axis=1)  # the first of a resample is intact
         text = image.copy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxr_ray.evaluation.labels import BoolArray, FloatArray, IntArray, as_labels
+from cxr_ray.evaluation.labels import FloatArray, IntArray, as_labels
 
 MAX_REDRAWS = 10_000
 JACKKNIFE = 200
@@ -21,7 +21,6 @@ class PatientSampler:
 
     Attributes
     ----------
-    positive : (N,) array of bool
     block : (N,) array of int
         Number of each record's patient, 0 to `patients` - 1.
     order : (N,) array of int
@@ -35,7 +34,6 @@ class PatientSampler:
         bootstrap.
     """
 
-    positive: BoolArray
     block: IntArray
     order: IntArray
     start: IntArray
@@ -82,7 +80,6 @@ class PatientSampler:
         classes = (hits + 2 * others).astype(np.uint8)
         kind = classes if stratified else np.zeros_like(classes)
         return cls(
-            positive=positive,
             block=block,
             order=np.argsort(block, kind="stable"),
             start=np.cumsum(size) - size,
@@ -97,7 +94,7 @@ class PatientSampler:
         return len(self.size) < len(self.block)
 
     def resamples(
-        self, rng: np.random.Generator, total: int, at_once: int
+        self, rng: np.random.Generator, total: int, tables: int, *, one_by_one: bool = False
     ) -> Iterator[tuple[IntArray, IntArray | None]]:
         """Draw resamples as rows of records, several at once where all are equally long.
 
@@ -106,8 +103,12 @@ class PatientSampler:
         rng : numpy.random.Generator
         total : int
             Number of resamples.
-        at_once : int
-            At most so many rows; one where patients have several records, since M varies then.
+        tables : int
+            What is worked out for a resample has so many rows of N: as many resamples come at
+            once as then fit a core's cache. Where patients have several records M varies, and they
+            come one by one.
+        one_by_one : bool
+            Whether they do so in any case.
 
         Yields
         ------
@@ -121,7 +122,8 @@ class PatientSampler:
         ValueError
             If thousands of draws in a row held one class only.
         """
-        step = 1 if self.grouped else at_once
+        alone = one_by_one or self.grouped
+        step = 1 if alone else max(1, CHUNK_ELEMENTS // (tables * len(self.block)))
         for start in range(0, total, step):
             patients = self._draw_patients(rng, min(step, total - start))
             if not self.grouped:

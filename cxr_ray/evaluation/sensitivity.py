@@ -17,7 +17,7 @@ from cxr_ray.evaluation.permutation import (
     permute_records,
 )
 from cxr_ray.evaluation.ranking import ranking_rows
-from cxr_ray.evaluation.resampling import CHUNK_ELEMENTS, PatientSampler, chunk_sizes
+from cxr_ray.evaluation.resampling import PatientSampler, chunk_sizes
 
 Modality = Literal["image", "text"]
 SENSITIVITY_METRICS = ("accuracy", "precision", "recall", "f1", "auroc", "average_precision")
@@ -280,8 +280,8 @@ def _run(
     drops: list[FloatArray] = []
     noise = np.zeros(len(SENSITIVITY_METRICS))
     size = 1 + plan.shuffles
-    together = 1 if folds is not None else max(1, CHUNK_ELEMENTS // (size * len(every)))
-    for own, block in sampler.resamples(rng, plan.n_resamples, together):
+    alone = folds is not None
+    for own, block in sampler.resamples(rng, plan.n_resamples, size, one_by_one=alone):
         moved = own.repeat(plan.shuffles, axis=0)
         moved = permute_records(moved, rng, None if strata is None else strata[moved], block)
         others = np.hstack([own, moved.reshape(len(own), -1)]).reshape(len(own) * size, -1)

@@ -178,7 +178,7 @@ def test_patients_are_drawn_with_all_their_records_and_one_class_draws_are_drawn
     rng = np.random.default_rng(13)
     patient = np.array(list("aabbbc"))
     sampler = PatientSampler.of([1, 1, 0, 0, 0, 0], patient)
-    for (index,), block in sampler.resamples(rng, 50, 8):
+    for (index,), block in sampler.resamples(rng, 50, 1):
         assert len(set(block)) == 3
         for one in set(block):
             records = index[block == one]
