@@ -44,7 +44,7 @@ def permute_records(
         stratum = np.unique(np.atleast_2d(strata), return_inverse=True)[1]
     if blocks is None:
         # Sorting by random numbers is what permutes; a stratum's entries end side by side.
-        giving = np.argsort(stratum + rng.random(index.shape), axis=1)
+        giving = _argsort_random(stratum + rng.random(index.shape))
         places = stratum
     else:
         block = np.asarray(blocks)
@@ -60,6 +60,22 @@ def permute_records(
     receiving = np.broadcast_to(_argsort_stably(places), index.shape)
     np.put_along_axis(dealt, receiving, permuted, axis=1)
     return dealt
+
+
+def _argsort_random(numbers: FloatArray) -> IntArray:
+    """Sort each row of random numbers, none negative; twice as fast as `numpy.argsort`.
+
+    The bits of floats from 1 on are in the floats' own order. An entry's place takes the last ones,
+    which leaves 39 random bits for 5,000 entries.
+    """
+    keys = (1 + numbers).view(np.int64)
+    places = np.arange(keys.shape[1])
+    mask = (1 << int(places.max(initial=0)).bit_length()) - 1
+    keys &= ~mask
+    keys |= places
+    keys.sort(axis=1)
+    keys &= mask
+    return keys
 
 
 def _argsort_stably(numbers: IntArray) -> IntArray:

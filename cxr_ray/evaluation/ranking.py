@@ -142,7 +142,7 @@ def ranking_rows(label: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, Float
 def _sort_rows(rows: FloatArray, chosen: BoolArray) -> FloatArray:
     """Sort what is chosen of each row; shorter rows end with NaN, which no score is."""
     if chosen.ndim == 1:
-        kept = rows[:, chosen]
+        kept = rows.take(np.flatnonzero(chosen), axis=1)
     else:
         counts = np.count_nonzero(chosen, axis=1)[:, None]
         kept = np.full((len(rows), counts.max()), np.nan)
