@@ -1,4 +1,4 @@
-"""Paired bootstrap of two models' figures on the same patients."""
+"""Paired bootstrap of models' figures on the same patients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +33,98 @@ class PairedDifference:
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class JointBootstrap:
+    """Figures of several models on the same records, each resample one draw of patients for all.
+
+    Attributes
+    ----------
+    metrics : tuple of str
+    figures : (M, K) array of float64
+        Of M models and K metrics.
+    draws : (R, M, K) array of float64
+        The same under each resample.
+    """
+
+    metrics: tuple[str, ...]
+    figures: FloatArray
+    draws: FloatArray
+
+    def compare(
+        self, first: int, second: int, *, confidence: float = 0.95
+    ) -> dict[str, PairedDifference]:
+        """Compare two models, by their places; see `paired_bootstrap`."""
+        observed = self.figures[first] - self.figures[second]
+        drawn = self.draws[:, first] - self.draws[:, second]
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
+        fewer = np.minimum((drawn <= _NO_DIFFERENCE).sum(0), (drawn >= -_NO_DIFFERENCE).sum(0))
+        p_value = np.minimum(1.0, 2 * (1 + fewer) / (len(drawn) + 1))
+        return {
+            name: PairedDifference(*(float(figure) for figure in figures))
+            for name, *figures in zip(self.metrics, observed, low, high, p_value, strict=True)
+        }
+
+
+def joint_bootstrap(
+    label: ArrayLike,
+    scores: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    metrics: Sequence[str] = (*AT_THRESHOLD, *OF_RANKING),
+    thresholds: ArrayLike = 0.0,
+    groups: ArrayLike | None = None,
+    n_resamples: int = 2000,
+) -> JointBootstrap:
+    """Draw patients once for all of several models, any two of which can then be compared.
+
+    Parameters
+    ----------
+    label : (N,) array-like of 0/1
+    scores : (M, N) array-like
+        Of M models.
+    thresholds : (M,) array-like or float
+        Of each model, on its scores.
+    rng, metrics, groups, n_resamples
+        As in `paired_bootstrap`.
+
+    Returns
+    -------
+    JointBootstrap
+
+    Raises
+    ------
+    ValueError
+        If one class is absent, or a metric is unknown.
+    """
+    unknown = set(metrics) - {*AT_THRESHOLD, *OF_RANKING}
+    if unknown:
+        raise ValueError(f"no paired bootstrap of {', '.join(sorted(unknown))}")
+    positive = as_labels(label)
+    sampler = PatientSampler.of(positive, groups)
+    models = as_scores(scores, len(positive))
+    called = list(models >= np.broadcast_to(thresholds, len(models))[:, None])
+    ranked = not {*OF_RANKING}.isdisjoint(metrics)
+    rankings = [WeightedRanking.of(positive, score) for score in models if ranked]
+
+    def figures_of(weights: FloatArray) -> FloatArray:
+        """(R, M, metrics) figures under rows of record weights."""
+        found = [
+            {name: getattr(calls, name) for name in AT_THRESHOLD}
+            for calls in weighted_calls(weights, positive, called)
+        ]
+        for model, ranking in zip(found, rankings, strict=ranked):
+            model |= ranking.figures(weights)
+        return np.array([[model[name] for name in metrics] for model in found]).transpose(2, 0, 1)
+
+    chunks = chunk_sizes(n_resamples, len(positive))
+    return JointBootstrap(
+        metrics=tuple(metrics),
+        figures=figures_of(np.ones((1, len(positive))))[0],
+        draws=np.concatenate([figures_of(sampler.draw_weights(rng, size)) for size in chunks]),
+    )
 
 
 def paired_bootstrap(
@@ -92,36 +184,13 @@ def paired_bootstrap(
     >>> found.low > 0, found.p_value
     (True, 0.01)
     """
-    unknown = set(metrics) - {*AT_THRESHOLD, *OF_RANKING}
-    if unknown:
-        raise ValueError(f"no paired bootstrap of {', '.join(sorted(unknown))}")
-    positive = as_labels(label)
-    sampler = PatientSampler.of(positive, groups)
-    scores = [as_scores(score, len(positive)) for score in (first, second)]
-    called = [score >= cut for score, cut in zip(scores, thresholds, strict=True)]
-    rankings = [WeightedRanking.of(positive, score) for score in scores]
-
-    def differences(weights: FloatArray) -> FloatArray:
-        """(R, metrics) differences under rows of record weights."""
-        calls = weighted_calls(weights, positive, called)
-        one, other = ({name: getattr(each, name) for name in AT_THRESHOLD} for each in calls)
-        if set(OF_RANKING) & set(metrics):
-            one |= rankings[0].figures(weights)
-            other |= rankings[1].figures(weights)
-        return np.column_stack([one[name] - other[name] for name in metrics])
-
-    observed = differences(np.ones((1, len(positive))))[0]
-    drawn = np.concatenate(
-        [
-            differences(sampler.draw_weights(rng, size))
-            for size in chunk_sizes(n_resamples, len(positive))
-        ]
+    drawn = joint_bootstrap(
+        label,
+        np.stack([np.asarray(first), np.asarray(second)]),
+        rng=rng,
+        metrics=metrics,
+        thresholds=thresholds,
+        groups=groups,
+        n_resamples=n_resamples,
     )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
-    fewer = np.minimum((drawn <= _NO_DIFFERENCE).sum(0), (drawn >= -_NO_DIFFERENCE).sum(0))
-    p_value = np.minimum(1.0, 2 * (1 + fewer) / (n_resamples + 1))
-    return {
-        name: PairedDifference(*(float(figure) for figure in figures))
-        for name, *figures in zip(metrics, observed, low, high, p_value, strict=True)
-    }
+    return drawn.compare(0, 1, confidence=confidence)

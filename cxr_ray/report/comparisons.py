@@ -6,8 +6,9 @@ precision and what is read at each model's own threshold, chosen on validation. 
 or a loss moves all figures by moving the logits, so that nothing is compared there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.damage import read_whole_table
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.multiplicity import holm
-from cxr_ray.evaluation.paired import AT_THRESHOLD, PairedDifference, paired_bootstrap
-from cxr_ray.evaluation.seeds import FEWEST_SEEDS, crossed_bootstrap
+from cxr_ray.evaluation.paired import (
+    AT_THRESHOLD,
+    JointBootstrap,
+    PairedDifference,
+    joint_bootstrap,
+)
+from cxr_ray.evaluation.seeds import FEWEST_SEEDS, CrossedBootstrap, crossed_bootstrap
 from cxr_ray.evaluation.thresholds import f1_operating_point
 from cxr_ray.report.contrasts import Contrast, declared_contrasts
 from cxr_ray.report.fold_comparison import (
@@ -47,11 +53,13 @@ EXPLORED = {f"{metric}_at_val": metric for metric in AT_THRESHOLD} | {
     "average_precision": "average_precision"
 }
 LEVEL = 0.05
-# Of a larger family Holm's correction needs p-values that few resamples cannot reach; across seeds
-# they are read from Student's t and not counted.
+# Of a larger family Holm's correction needs p-values that few resamples cannot reach.
 LARGE_FAMILY, MORE_RESAMPLES = 20, 5
 _MEMBER_AXES = ("modality", "dataset", "loss")
 _DRAWS = 0xC0
+
+_Found = dict[str, dict[str, Any]]
+"""A comparison's columns by metric."""
 
 
 class _NotComparedError(Exception):
@@ -85,18 +93,13 @@ def compare_trials(
     """
     contrasts = declared_contrasts(study["axes"], study["compare"])
     arms = _Arms(trials, study, ended)
+    tests = _Tests(config.bootstrap, len(contrasts) * len(EXPLORED))
+    # Every arm has its place on a test set before patients are drawn for all of them.
+    comparisons = [(contrast.row(), _plan(arms, tests, contrast)) for contrast in contrasts]
     primary: list[dict[str, Any]] = []
     exploratory: list[dict[str, Any]] = []
-    for contrast in contrasts:
-        named = contrast.row()
-        try:
-            found = _compare(arms, contrast, config.bootstrap, len(contrasts) * len(EXPLORED))
-        except _NotComparedError as reason:
-            nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
-            found = {
-                metric: {**nothing, "method": f"none: {reason}"} for metric in ("auroc", *EXPLORED)
-            }
-        for metric, figures in found.items():
+    for named, compare in comparisons:
+        for metric, figures in compare().items():
             family = PRIMARY if metric == "auroc" else EXPLORATORY
             rows = primary if metric == "auroc" else exploratory
             rows.append({**named, "metric": metric, "family": family, **figures})
@@ -168,34 +171,42 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
         )
 
 
-def _compare(
-    arms: "_Arms", contrast: Contrast, n_resamples: int, family: int
-) -> dict[str, dict[str, Any]]:
-    """Compare two arms by AUROC and all that is explored: columns by metric."""
-    first, second = (arms.find(levels) for levels in contrast.arms)
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        raise _NotComparedError("the two have no training seed in common")
-    if any(arms.is_cross_validated(ids[seeds[0]]) for ids in (first, second)):
-        return _compare_folds(arms, [[ids[seed] for seed in seeds] for ids in (first, second)])
-    chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
-    models = [[arms.read(ids[seed]) for seed in chosen] for ids in (first, second)]
-    shared = _SharedTest.of(models)
-    rng = np.random.default_rng([*(int(ids[seeds[0]], 16) for ids in (first, second)), _DRAWS])
+def _plan(arms: "_Arms", tests: "_Tests", contrast: Contrast) -> Callable[[], _Found]:
+    """Find two arms, and return what compares them by AUROC and all that is explored."""
+    try:
+        first, second = (arms.find(levels) for levels in contrast.arms)
+        seeds = sorted(first.keys() & second.keys())
+        if not seeds:
+            raise _NotComparedError("the two have no training seed in common")
+        if any(arms.is_cross_validated(ids[seeds[0]]) for ids in (first, second)):
+            folds = _compare_folds(arms, [[ids[seed] for seed in seeds] for ids in (first, second)])
+            return lambda: folds
+        chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
+        pair = [tuple(ids[seed] for seed in chosen) for ids in (first, second)]
+        shared = _SharedTest.of([[arms.read(identity) for identity in arm] for arm in pair])
+    except _NotComparedError as reason:
+        nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
+        told = {**nothing, "method": f"none: {reason}"}
+        return lambda: dict.fromkeys(("auroc", *EXPLORED), told)
+    note = ""
     if len(chosen) > 1:
-        found, note = _across_seeds(shared, n_resamples, rng), f", {len(chosen)} seeds"
-    else:
-        more = MORE_RESAMPLES if family > LARGE_FAMILY else 1
-        found = _one_seed(shared, more * n_resamples, rng)
-        note = "" if len(first) == len(second) == 1 else f", seed {seeds[0]} only"
+        note = f", {len(chosen)} seeds"
+    elif len(first) > 1 or len(second) > 1:
+        note = f", seed {seeds[0]} only"
     if shared.part:
         note += f", on the {len(shared.label)} test records of both"
-    return {
-        metric: {**vars(both), "method": method + note} for metric, (both, method) in found.items()
-    }
+    test = tests.of(shared, pair)
+
+    def compare() -> _Found:
+        return {
+            metric: {**vars(both), "method": method + note}
+            for metric, (both, method) in test.compare(*pair).items()
+        }
+
+    return compare
 
 
-def _compare_folds(arms: "_Arms", models: list[list[str]]) -> dict[str, dict[str, Any]]:
+def _compare_folds(arms: "_Arms", models: list[list[str]]) -> _Found:
     """Compare two cross-validated arms, whose folds are averaged over training seeds."""
     if not all(arms.is_cross_validated(identity) for arm in models for identity in arm):
         raise _NotComparedError("only one of the two is cross-validated")
@@ -209,49 +220,86 @@ def _compare_folds(arms: "_Arms", models: list[list[str]]) -> dict[str, dict[str
     return {metric: {**vars(each), "method": method} for metric, each in found.items()}
 
 
-def _one_seed(
-    shared: "_SharedTest", n_resamples: int, rng: np.random.Generator
-) -> dict[str, tuple[PairedDifference, str]]:
-    """Compare two trained models: each difference and its method by metric."""
-    pair = shared.logits[0][0], shared.logits[1][0]
-    test = delong_test(shared.label, *pair, groups=shared.groups)
-    drawn = paired_bootstrap(
-        shared.label,
-        *pair,
-        thresholds=(shared.thresholds[0][0], shared.thresholds[1][0]),
-        groups=shared.groups,
-        metrics=tuple(EXPLORED.values()),
-        n_resamples=n_resamples,
-        rng=rng,
-    )
-    area = PairedDifference(test.difference, test.low, test.high, test.p_value)
-    return {
-        "auroc": (area, test.method),
-        **{name: (drawn[metric], "bootstrap_paired") for name, metric in EXPLORED.items()},
-    }
+@dataclass
+class _TestSet:
+    """Records that arms of equally many seeds were tested on, each resample one draw for all.
+
+    ``logits`` and ``thresholds`` are those of each arm's models, by the models' experiment ids.
+    """
+
+    label: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    n_resamples: int
+    logits: dict[tuple[str, ...], list[NDArray[np.float64]]] = field(default_factory=dict)
+    thresholds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+
+    def compare(
+        self, first: tuple[str, ...], second: tuple[str, ...]
+    ) -> dict[str, tuple[PairedDifference, str]]:
+        """Compare two arms: each difference and its method by metric."""
+        arms = list(self.logits)
+        place, other_place = arms.index(first), arms.index(second)
+        if len(first) == 1:
+            (one,), (other,) = self.logits[first], self.logits[second]
+            test = delong_test(self.label, one, other, groups=self.groups)
+            area = PairedDifference(test.difference, test.low, test.high, test.p_value)
+            drawn = self._drawn.compare(place, other_place)
+            explored = {name: (drawn[each], "bootstrap_paired") for name, each in EXPLORED.items()}
+            return {"auroc": (area, test.method), **explored}
+        found = {}
+        for metric in ("auroc", *EXPLORED):
+            both = self._crossed.compare(place, other_place, metric)
+            bounds = both.interval
+            figures = PairedDifference(both.difference, bounds.low, bounds.high, both.p_value)
+            found[metric] = figures, bounds.method
+        return found
+
+    @cached_property
+    def _drawn(self) -> JointBootstrap:
+        return joint_bootstrap(
+            self.label,
+            [logit for (logit,) in self.logits.values()],
+            thresholds=[threshold for (threshold,) in self.thresholds.values()],
+            groups=self.groups,
+            metrics=tuple(EXPLORED.values()),
+            n_resamples=self.n_resamples,
+            rng=np.random.default_rng(_DRAWS),
+        )
+
+    @cached_property
+    def _crossed(self) -> CrossedBootstrap:
+        return crossed_bootstrap(
+            self.label,
+            list(self.logits.values()),
+            points={"val": list(self.thresholds.values())},
+            metrics=("auroc", *EXPLORED),
+            groups=self.groups,
+            n_resamples=self.n_resamples,
+            rng=np.random.default_rng(_DRAWS),
+        )
 
 
-def _across_seeds(
-    shared: "_SharedTest", n_resamples: int, rng: np.random.Generator
-) -> dict[str, tuple[PairedDifference, str]]:
-    """Compare the means over seeds of two arms: each difference and its method by metric."""
-    metrics = ("auroc", *EXPLORED)
-    drawn = crossed_bootstrap(
-        shared.label,
-        shared.logits,
-        points={"val": shared.thresholds},
-        metrics=metrics,
-        groups=shared.groups,
-        n_resamples=n_resamples,
-        rng=rng,
-    )
-    found = {}
-    for metric in metrics:
-        both = drawn.compare(0, 1, metric)
-        bounds = both.interval
-        figures = PairedDifference(both.difference, bounds.low, bounds.high, both.p_value)
-        found[metric] = figures, bounds.method
-    return found
+class _Tests:
+    """The test sets of a study's comparisons."""
+
+    def __init__(self, n_resamples: int, family: int) -> None:
+        self._n_resamples, self._family = n_resamples, family
+        self._found: dict[tuple[Any, ...], _TestSet] = {}
+
+    def of(self, shared: "_SharedTest", pair: Sequence[tuple[str, ...]]) -> _TestSet:
+        """Return the test set that two arms share, with both in it."""
+        seeds = len(pair[0])
+        # Across seeds p-values are read from Student's t and not counted.
+        more = MORE_RESAMPLES if seeds == 1 and self._family > LARGE_FAMILY else 1
+        key = (
+            seeds,
+            *(each.tobytes() for each in (shared.record_id, shared.label, shared.groups)),
+        )
+        test = _TestSet(shared.label, shared.groups, more * self._n_resamples)
+        test = self._found.setdefault(key, test)
+        test.logits |= zip(pair, shared.logits, strict=True)
+        test.thresholds |= zip(pair, shared.thresholds, strict=True)
+        return test
 
 
 @dataclass(frozen=True)
@@ -263,6 +311,7 @@ class _SharedTest:
     them. ``part`` tells whether any model was tested on further records.
     """
 
+    record_id: NDArray[np.str_]
     label: NDArray[np.int8]
     groups: NDArray[np.int64]
     logits: list[list[NDArray[np.float64]]]
@@ -293,6 +342,7 @@ class _SharedTest:
         if len(np.unique(label)) < 2:
             raise _NotComparedError("the test set holds one class only")
         return cls(
+            record_id=record_id,
             label=label,
             groups=pd.factorize(first.group[kept[id(first)]])[0],
             logits=[[model.logit[kept[id(model)]] for model in arm] for arm in models],

@@ -292,13 +292,29 @@ def test_a_large_family_gets_more_resamples(study, monkeypatch, paper12):
         asked.append(n_resamples)
         return original(*arguments, n_resamples=100, **options)
 
-    original = module.paired_bootstrap
-    monkeypatch.setattr(module, "paired_bootstrap", spy)
+    original = module.joint_bootstrap
+    monkeypatch.setattr(module, "joint_bootstrap", spy)
     paper12.compare(config=EvaluationConfig())
     paper12.record |= {"axes": {"loss": ["bce", "focal"]}, "compare": {"loss": "bce"}}
     del paper12.record["members"][2:]
     paper12.compare(config=EvaluationConfig())
-    assert asked == [10_000] * 20 + [2_000]
+    assert asked == [10_000, 2_000]  # once for all comparisons of a study
+
+
+def test_a_comparison_does_not_depend_on_what_else_is_compared(study):
+    three = study({"loss": ["bce", "focal", "weighted"]}, {"loss": "bce"})
+    three.add(2.0)
+    three.add(1.5, loss="focal")
+    three.add(1.2, loss="weighted")
+    tables = [three.compare()]
+    three.record["axes"] = {"loss": ["bce", "weighted"]}
+    del three.record["members"][1]
+    tables.append(three.compare())
+    tables = [table[table.level_a == "weighted"] for table in tables]
+    figures = ["metric", "difference", "low", "high", "p_value"]
+    one, other = (table[figures].reset_index(drop=True) for table in tables)
+    assert (one["low"] < one["difference"]).all()
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_the_printed_table_says_what_the_family_shows(paper12):
