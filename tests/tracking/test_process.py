@@ -1,5 +1,6 @@
 """The tracker in a process of its own: what it is asked for, and how it ends."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -74,10 +75,16 @@ def test_the_process_ends_with_its_driver_though_a_call_is_under_way(uri, tmp_pa
         fcntl.flock(lock, fcntl.LOCK_EX)  # so that the call takes as long as this test
         driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         process = Path("/proc", driver.stdout.readline().strip())
-        wait_for(lambda: "mlflow-lock" in str([os.readlink(f) for f in process.glob("fd/*")]))
+        wait_for(lambda: any("mlflow-lock" in target for target in open_files(process)))
         driver.kill()
         wait_for(lambda: not process.exists() or ") Z " in (process / "stat").read_text())
     driver.communicate()
+
+
+def open_files(process):
+    for descriptor in process.glob("fd/*"):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            yield os.readlink(descriptor)
 
 
 def wait_for(condition, seconds=60):
