@@ -1,6 +1,7 @@
 """Running queues of trials within one sweep: Ray is started once, every end is recorded at once."""
 
 import importlib
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +48,7 @@ class RayStart:
     def __init__(self, address: str | None, storage: Storage, listener: Listener) -> None:
         self._address, self._storage, self._listener = address, storage, listener
         self._started = False
+        self._ending: threading.Thread | None = None
 
     @property
     def joins(self) -> bool:
@@ -67,6 +69,19 @@ class RayStart:
 
             self._listener.phase("checking every node")
             check_nodes(self._storage)
+
+    def stop(self) -> None:
+        """Let Ray end, which is waiting for the most part, beside what needs it no more."""
+        if self._started:
+            import ray
+
+            self._ending = threading.Thread(target=ray.shutdown, name="ray-shutdown")
+            self._ending.start()
+
+    def join(self) -> None:
+        """Wait until Ray has ended, if it was told to."""
+        if self._ending is not None:
+            self._ending.join()
 
     def check_data(self, cohorts: Sequence[str], *, gpus: bool) -> None:
         """See that every node of a joined cluster has the prepared cohorts and devices."""

@@ -228,6 +228,7 @@ def _run_course(
         )
         asked, missing = course.counts()
         course.run(execution)
+        ray.stop()
         tracking.connect()  # its process starts beside what follows
         began, failed = time.monotonic(), execution.failed
         listener.phase("scoring")
@@ -268,6 +269,7 @@ def _run_course(
             if member.id in ended and not storage.is_finished(member.id, course.parts):
                 tracking.log_ended(study.describe(member), ended[member.id])
         tracking.finish(study.published(), complete=course.left(failed) == 0 and not failed)
+    ray.join()
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "

@@ -72,3 +72,4 @@ def _end_with_driver() -> None:
 if __name__ == "__main__":
     threading.Thread(target=_end_with_driver, daemon=True).start()
     serve(Connection(int(sys.argv[1])))
+    os._exit(0)  # everything is answered for; an interpreter that ends in order takes a second
