@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from bare import bare_seconds, measure_decoding
+from bare import Cost, bare_seconds, measure_decoding
 from inputs import LARGE_FILMS, SMALL_FILMS, RawInput, write_inputs
 from rows import Row, machine, show
 from sweeps import ROOT, START_UP, Sweep, cores, run_sweep
@@ -31,7 +31,7 @@ from cxr_ray.data.split import own_members
 
 PROFILE = ROOT / "benchmarks" / "resnet18.yaml"
 EPOCHS = 6  # as the profile says
-SOME_EPOCHS = {SMALL_FILMS.name: 3, LARGE_FILMS.name: 1}
+SOME_EPOCHS = {SMALL_FILMS.name: 2, LARGE_FILMS.name: 1}
 OF_PLAIN = {SMALL_FILMS.name: 0.7, LARGE_FILMS.name: 0.2}
 OF_FLOOR = 1.15
 
@@ -48,22 +48,25 @@ def measure(
 ) -> list[Row]:
     """Compare on small films and on films of full size."""
     rows = []
+    costs: dict[tuple[str, ...], Cost] = {}  # the models are the same
     for wanted in map(INPUTS.__getitem__, films):
         if patients:
             share = wanted.positive / wanted.patients
             wanted = replace(wanted, patients=patients, positive=round(share * patients))
-        rows += _compare(wanted, scratch / f"{wanted.name}-{wanted.patients}", whole)
+        rows += _compare(wanted, scratch / f"{wanted.name}-{wanted.patients}", costs, whole)
     return rows
 
 
-def _compare(wanted: RawInput, folder: Path, whole: bool) -> list[Row]:
+def _compare(
+    wanted: RawInput, folder: Path, costs: dict[tuple[str, ...], Cost], whole: bool
+) -> list[Row]:
     recipe = write_inputs(wanted, folder / "input")
     with tempfile.TemporaryDirectory(dir=folder) as storage:
         sweep = run_sweep(
             Path(storage),
             ["--grid", "paper12", "--data", f"table:{recipe}", "--profile", str(PROFILE)],
         )
-        bare = bare_seconds(sweep)
+        bare = bare_seconds(sweep, costs)
         breakdown = sweep.breakdown
         taxed = tax_rows(f"{wanted.patients:,} patients", sweep, bare)
         plain = _run_plain(sweep, recipe.parent, folder / "plain", wanted.name, whole)
