@@ -101,6 +101,7 @@ def read_whole_table(path: Path, needed: Sequence[str] = (), **options: Any) -> 
     with named_if_damaged(path, TABLE):
         if not path.read_bytes().endswith(b"\n"):
             raise ValueError("its last line is cut off")
-        table = pd.read_csv(path, **options)
+        # In pieces pandas warns of columns that are empty in one of them.
+        table = pd.read_csv(path, low_memory=False, **options)
         table[list(needed)]  # noqa: B018 - raises where one is missing
     return table
