@@ -1,7 +1,7 @@
 """The price of a planned sweep, from measured steps: those kept in the storage, or measured now."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,10 @@ class StudyPrice:
         """Seconds from the last trial's end to the sweep's, where a sweep like this one ran."""
         return self._prices.seconds(self._closing_key())
 
+    def wall(self, seconds: Iterable[float]) -> float:
+        """Return the seconds of a sweep whose trials take ``seconds``, without preparation."""
+        return self.start_up + makespan(seconds, self.slots) + (self.closing or 0.0)
+
     def keep_closing(self, seconds: float) -> None:
         """Keep what a sweep that trained all of these trials took for its tables and MLflow."""
         self._prices.add({self._closing_key(): seconds})
@@ -232,11 +236,10 @@ def _total(
     said = f"{hours:.2f} trial-hours, {hours * workers * gpus:.2f} device-hours"
     if address is not None:
         return f"{said}; on a cluster as many slots as it has"
-    closing = price.closing or 0.0
-    wall = price.start_up + makespan(seconds, price.slots) + closing
+    closing = price.closing
     ends = f", {format_duration(closing)} for tables and MLflow" if closing else ""
     return (
-        f"{said}, {format_duration(wall)} on {price.slots} slots "
+        f"{said}, {format_duration(price.wall(seconds))} on {price.slots} slots "
         f"({format_duration(price.start_up)} of them to start{ends})"
     )
 
