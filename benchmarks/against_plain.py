@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from bare import Cost, bare_seconds, measure_decoding
+from bare import bare_seconds, measure_decoding
 from inputs import LARGE_FILMS, SMALL_FILMS, RawInput, write_inputs
 from rows import Row, machine, show
 from sweeps import ROOT, START_UP, Sweep, cores, run_sweep
@@ -48,25 +48,22 @@ def measure(
 ) -> list[Row]:
     """Compare on small films and on films of full size."""
     rows = []
-    costs: dict[tuple[str, ...], Cost] = {}  # the models are the same
     for wanted in map(INPUTS.__getitem__, films):
         if patients:
             share = wanted.positive / wanted.patients
             wanted = replace(wanted, patients=patients, positive=round(share * patients))
-        rows += _compare(wanted, scratch / f"{wanted.name}-{wanted.patients}", costs, whole)
+        rows += _compare(wanted, scratch / f"{wanted.name}-{wanted.patients}", whole)
     return rows
 
 
-def _compare(
-    wanted: RawInput, folder: Path, costs: dict[tuple[str, ...], Cost], whole: bool
-) -> list[Row]:
+def _compare(wanted: RawInput, folder: Path, whole: bool) -> list[Row]:
     recipe = write_inputs(wanted, folder / "input")
     with tempfile.TemporaryDirectory(dir=folder) as storage:
         sweep = run_sweep(
             Path(storage),
             ["--grid", "paper12", "--data", f"table:{recipe}", "--profile", str(PROFILE)],
         )
-        bare = bare_seconds(sweep, costs)
+        bare = bare_seconds(sweep)
         breakdown = sweep.breakdown
         taxed = tax_rows(f"{wanted.patients:,} patients", sweep, bare)
         plain = _run_plain(sweep, recipe.parent, folder / "plain", wanted.name, whole)

@@ -44,12 +44,9 @@ def measure_decoding(files: list[Path], size: int) -> float:
     return float(np.sum(_on_every_core(_decode, files, size)))
 
 
-def bare_seconds(sweep: Sweep, costs: dict[tuple[str, ...], Cost]) -> float:
-    """Add up the bare steps of a sweep's trials in core-seconds, forward-only passes included.
-
-    ``costs``, by the modalities that a model reads, are measured where they are not known: another
-    sweep of the same models takes them over.
-    """
+def bare_seconds(sweep: Sweep) -> float:
+    """Add up the bare steps of a sweep's trials in core-seconds, forward-only passes included."""
+    costs: dict[tuple[str, ...], Cost] = {}
     total = 0.0
     for trial in sorted(sweep.trials, key=lambda each: each.config.dataset):
         arm = sweep.arm(trial)

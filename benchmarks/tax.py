@@ -36,7 +36,7 @@ def measure(scratch: Path) -> list[Row]:
     with tempfile.TemporaryDirectory(dir=scratch) as storage:
         sweep = run_sweep(Path(storage), ["--grid", "paper12"])
         return [
-            *tax_rows("the main job", sweep, bare_seconds(sweep, {})),
+            *tax_rows("the main job", sweep, bare_seconds(sweep)),
             Row(
                 "start-up of the main job",
                 "to the first trial, less the preparation",
