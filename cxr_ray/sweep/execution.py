@@ -4,7 +4,7 @@ import importlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from cxr_ray.config.identity import DataKeys
 from cxr_ray.config.layers import flat_parameters
@@ -19,6 +19,9 @@ from cxr_ray.tracking.background import BackgroundTracker
 
 if TYPE_CHECKING:
     from cxr_ray.sweep.handout import TrialEvent
+
+
+END_SECONDS = 30.0  # that Ray may take to end
 
 
 class Listener(Protocol):
@@ -43,7 +46,10 @@ class Listener(Protocol):
 
 
 class RayStart:
-    """Starts Ray when it is first needed; a cluster that was joined is looked at on every node."""
+    """Starts Ray when it is first needed; a cluster that was joined is looked at on every node.
+
+    As a context it waits at its end until Ray has ended, if that was told to stop.
+    """
 
     def __init__(self, address: str | None, storage: Storage, listener: Listener) -> None:
         self._address, self._storage, self._listener = address, storage, listener
@@ -75,13 +81,16 @@ class RayStart:
         if self._started:
             import ray
 
-            self._ending = threading.Thread(target=ray.shutdown, name="ray-shutdown")
+            self._ending = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
             self._ending.start()
 
-    def join(self) -> None:
-        """Wait until Ray has ended, if it was told to."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What hangs is left to the process's end.
         if self._ending is not None:
-            self._ending.join()
+            self._ending.join(END_SECONDS)
 
     def check_data(self, cohorts: Sequence[str], *, gpus: bool) -> None:
         """See that every node of a joined cluster has the prepared cohorts and devices."""

@@ -211,7 +211,7 @@ def _run_course(
     artifacts = None if options.mlflow_uri else storage.root / "mlartifacts"
     from cxr_ray.report.members import experiment_ids
 
-    with BackgroundTracker(uri, artifacts, study.record) as tracking:
+    with ray, BackgroundTracker(uri, artifacts, study.record) as tracking:
         execution = Execution(
             storage,
             study,
@@ -269,7 +269,6 @@ def _run_course(
             if member.id in ended and not storage.is_finished(member.id, course.parts):
                 tracking.log_ended(study.describe(member), ended[member.id])
         tracking.finish(study.published(), complete=course.left(failed) == 0 and not failed)
-    ray.join()
     if tracking.problem is not None:
         listener.warn(
             f"MLflow at {uri} is incomplete ({tracking.problem}); nothing else is lost, and the "
