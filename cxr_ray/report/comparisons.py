@@ -254,6 +254,11 @@ class _TestSet:
             found[metric] = figures, bounds.method
         return found
 
+    @property
+    def _rng(self) -> np.random.Generator:
+        first = min(identity for arm in self.logits for identity in arm)
+        return np.random.default_rng([int(first, 16), _DRAWS])
+
     @cached_property
     def _drawn(self) -> JointBootstrap:
         return joint_bootstrap(
@@ -263,7 +268,7 @@ class _TestSet:
             groups=self.groups,
             metrics=tuple(EXPLORED.values()),
             n_resamples=self.n_resamples,
-            rng=np.random.default_rng(_DRAWS),
+            rng=self._rng,
         )
 
     @cached_property
@@ -275,7 +280,7 @@ class _TestSet:
             metrics=("auroc", *EXPLORED),
             groups=self.groups,
             n_resamples=self.n_resamples,
-            rng=np.random.default_rng(_DRAWS),
+            rng=self._rng,
         )
 
 

@@ -188,7 +188,7 @@ def test_arms_that_are_missing_keep_their_place_in_the_family_with_the_reason(st
     assert missing[["difference", "low", "high", "p_value", "p_holm"]].isna().all(axis=None)
 
 
-def test_draws_follow_the_experiments_and_neither_the_salt_nor_the_rest_of_the_study(tmp_path):
+def test_draws_follow_neither_the_salt_nor_other_axes_of_the_study(tmp_path):
     tables = []
     for salt in ("one", "other"):
         (tmp_path / salt).mkdir()
@@ -301,20 +301,37 @@ def test_a_large_family_gets_more_resamples(study, monkeypatch, paper12):
     assert asked == [10_000, 2_000]  # once for all comparisons of a study
 
 
-def test_a_comparison_does_not_depend_on_what_else_is_compared(study):
-    three = study({"loss": ["bce", "focal", "weighted"]}, {"loss": "bce"})
-    three.add(2.0)
-    three.add(1.5, loss="focal")
-    three.add(1.2, loss="weighted")
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("shortened", [None, "more", "fewer"])
+def test_a_third_arm_leaves_the_comparison_of_two_as_it_was(study, seeds, shortened):
+    # Draws follow the first of the experiments' ids: here one of the reference's, in both studies.
+    every = [f"loss{number}" for number in range(50)]
+    ids = {
+        loss: [
+            identity_of(f"multimodal-full-{loss}" + f"-seed{seed}" * bool(seed))
+            for seed in range(seeds)
+        ]
+        for loss in every
+    }
+    reference, *others = sorted(every, key=lambda loss: min(ids[loss]))
+    third, second = others[:2]
+    levels = [reference, third, second]
+    # of the test records a third arm, or the second, has half
+    keep = {None: {}, "more": {third: 600}, "fewer": {second: 600}}[shortened]
+    three = study({"loss": levels}, {"loss": reference})
+    for signal, loss in enumerate(levels):
+        for seed in range(seeds):
+            three.add(1 + signal / 3, seed=seed, loss=loss, keep=slice(0, keep.get(loss)))
     tables = [three.compare()]
-    three.record["axes"] = {"loss": ["bce", "weighted"]}
-    del three.record["members"][1]
+    three.record["axes"] = {"loss": [reference, second]}
+    three.record["members"] = [m for m in three.record["members"] if m["loss"] != third]
     tables.append(three.compare())
-    tables = [table[table.level_a == "weighted"] for table in tables]
-    figures = ["metric", "difference", "low", "high", "p_value"]
-    one, other = (table[figures].reset_index(drop=True) for table in tables)
-    assert (one["low"] < one["difference"]).all()
-    pd.testing.assert_frame_equal(one, other)
+    one, other = (
+        table.loc[table.level_a == second, ["metric", "difference", "low", "high", "p_value"]]
+        for table in tables
+    )
+    assert (other["low"] < other["difference"]).all()
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True))
 
 
 def test_the_printed_table_says_what_the_family_shows(paper12):
