@@ -184,12 +184,14 @@ def paired_bootstrap(
     >>> found.low > 0, found.p_value
     (True, 0.01)
     """
+    one, other = (as_scores(scores, len(as_labels(label))) for scores in (first, second))
+    cut, other_cut = thresholds
     drawn = joint_bootstrap(
         label,
-        np.stack([np.asarray(first), np.asarray(second)]),
+        np.stack([one, other]),
         rng=rng,
         metrics=metrics,
-        thresholds=thresholds,
+        thresholds=[cut, other_cut],
         groups=groups,
         n_resamples=n_resamples,
     )

@@ -66,7 +66,8 @@ def _argsort_random(numbers: FloatArray) -> IntArray:
     """Sort each row of random numbers, none negative; twice as fast as `numpy.argsort`.
 
     The bits of floats from 1 on are in the floats' own order. An entry's place takes the last ones,
-    which leaves 39 random bits for 5,000 entries.
+    which leaves 39 random bits for 5,000 entries of one stratum, and one less whenever strata are
+    twice as many.
     """
     keys = (1 + numbers).view(np.int64)
     places = np.arange(keys.shape[1])
