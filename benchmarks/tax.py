@@ -88,7 +88,7 @@ def _statistics_rows(sweep: Sweep) -> list[Row]:
 
 
 def _price_row(sweep: Sweep) -> Row:
-    """Price the sweep as ``--dry-run --measure`` does, by the epochs that it took."""
+    """Price a sweep like one that has run: its epochs are known, its end is left out."""
     grid = ROOT / "search_spaces" / "paper12.yaml"
     options = SweepOptions(grid=grid, storage=str(sweep.storage.root))
     plan = plan_sweep(options).plan
@@ -100,12 +100,13 @@ def _price_row(sweep: Sweep) -> Row:
         sweep.storage, plan.selected, manifests, options.resources, options.max_concurrent
     )
     price.measure()
-    trained = price.wall(trial.seconds() for trial in price.trials())
-    took = sweep.wall - sweep.preparing
+    closing = price.closing or 0.0  # is that of this sweep
+    trained = price.wall(trial.seconds() for trial in price.trials()) - closing
+    took = sweep.wall - sweep.preparing - closing
     return Row(
         "price of the main job",
-        f"its time by --dry-run --measure ({trained:.0f} s) / its wall without the preparation "
-        f"({took:.0f} s)",
+        f"its start and {len(sweep.trials)} trials of as many epochs by --dry-run --measure "
+        f"({trained:.0f} s) / as they were ({took:.0f} s)",
         trained / took,
         at_least=1 - PRICE,
         at_most=1 + PRICE,
