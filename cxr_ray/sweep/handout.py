@@ -13,11 +13,16 @@ from cxr_ray.errors import store_errors
 from cxr_ray.lease import Heartbeat, Lease
 from cxr_ray.storage import Storage
 from cxr_ray.sweep.plan import Member
-from cxr_ray.sweep.queue import HISTORY_FIELDS, TrialQueue
+from cxr_ray.sweep.queue import TrialQueue
 from cxr_ray.sweep.resources import TrialResources
 from cxr_ray.training.job import Job
 
 PROCESS_RETRIES = 2
+# What an epoch's report holds of the training itself, beside what Tune adds.
+HISTORY_FIELDS = (
+    "epoch", "lr", "train_loss", "val_loss", "val_auroc", "val_full_auroc",
+    "val_average_precision", "val_accuracy", "seconds",
+)  # fmt: skip
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -7,12 +7,6 @@ from typing import Any, Protocol
 from cxr_ray.storage import ALL_PARTS
 from cxr_ray.sweep.plan import Member
 
-# What an epoch's report holds of the training itself, beside what Tune adds.
-HISTORY_FIELDS = (
-    "epoch", "lr", "train_loss", "val_loss", "val_auroc", "val_full_auroc",
-    "val_average_precision", "val_accuracy", "seconds",
-)  # fmt: skip
-
 # Multiplications of a pass at 224 px; tokens of a usual report; how common the rarer class is.
 IMAGE_COST = {"resnet_small": 55e6, "resnet18": 1.8e9, "resnet34": 3.7e9, "resnet50": 4.1e9}
 TYPICAL_TOKENS, RARER_CLASS = 100, 0.1

@@ -4,7 +4,6 @@ The truth about a trial is its own folder. Tune schedules, reports and retries; 
 back from its results, so that a kill at any moment loses no finished trial.
 """
 
-import functools
 import json
 import logging
 import os
@@ -192,13 +191,28 @@ def _tune(
 
 
 class _AsHandedOut(FIFOScheduler):
-    """Starts trials in the order they are handed out, as Tune does where no scheduler chooses one.
+    """Starts trials in the order they are handed out, and has Tune forget those that have ended.
 
-    Its FIFO scheduler goes through all trials that there ever were at every step, to choose alike.
+    Tune keeps every trial and a text of it for a restore of its own, which is never used, and its
+    FIFO scheduler goes through all of them at every step, only to choose in the same order.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Choose none."""
+        controller = tune_controller._tune_controller
+        ended = controller._stopped_trials | controller._failed_trials
+        if not ended:
+            return
+        controller._trials[:] = [trial for trial in controller._trials if trial not in ended]
+        for trials in (
+            controller._stopped_trials,
+            controller._failed_trials,
+            controller._live_trials,
+            controller._trials_to_cache,
+        ):
+            trials.difference_update(ended)
+        for trial in ended:
+            controller._trial_metadata.pop(trial.trial_id, None)
 
 
 class _Silence(TrialProgressCallback):
@@ -298,7 +312,6 @@ class _Follow(tune.Callback, tune.Stopper):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
-        _lighten(trial)
         self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -306,33 +319,11 @@ class _Follow(tune.Callback, tune.Stopper):
         begun = _identity(trial) in self._begun
         tell = self._handout.ended if begun else self._handout.died_before_its_start
         tell(_identity(trial), _reason(trial))
-        _lighten(trial)
 
 
 def _identity(trial: Any) -> str:
     identity: str = trial.config["experiment_id"]
     return identity
-
-
-def _lighten(trial: Any) -> None:
-    """Drop what is heavy of a trial that has ended: Tune keeps all trials as long as it runs.
-
-    That is 40 kB of statistics of its figures, and its job in several copies.
-    """
-    trial.metric_analysis.clear()
-    trial.metric_n_steps.clear()
-    trial.run_metadata.last_result = {"done": True}
-    trial.evaluated_params = {}
-    trial.set_experiment_tag("")
-    trial.config.pop("job", None)  # in place: what was suggested is kept beside what is run
-    trial.placement_group_factory = _shared(trial.placement_group_factory)
-    trial._default_result_or_future = None  # what its process told of itself at its start
-
-
-@functools.cache
-def _shared(group: Any) -> Any:
-    """Give the first group of slots that is equal: each trial has one of its own."""
-    return group
 
 
 def _train_in_trial(config: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ from cxr_ray.storage import WEIGHTS_FILE, Storage
 from cxr_ray.sweep.ledger import Asked, Ledger
 from cxr_ray.sweep.parameter import Value
 from cxr_ray.sweep.plan import Member
-from cxr_ray.sweep.queue import HISTORY_FIELDS
 from cxr_ray.sweep.samplers import build_pruner, build_sampler, distribution, suggest
 from cxr_ray.sweep.space import Space
 
@@ -36,14 +35,20 @@ _STATES = {
 
 @dataclass
 class SearchTrial:
-    """One asked trial of this search and what is known of it."""
+    """One asked trial of this search and what is known of it.
+
+    Attributes
+    ----------
+    curve
+        The first objective after each epoch.
+    """
 
     asked: Asked
     member: Member | None
     status: str = "waiting"
     reason: str | None = None
     values: tuple[float, ...] = ()
-    history: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[float] = field(default_factory=list)
     same_as: int | None = None
 
 
@@ -126,12 +131,12 @@ class Search:
     def epoch(self, member: Member, figures: Mapping[str, Any]) -> str | None:
         """Take an epoch's figures, and return why the trial is to end now, or None."""
         trial = self._same[member.trained_id][0]
-        if figures["epoch"] < len(trial.history):
+        if figures["epoch"] < len(trial.curve):
             return None  # heard before another driver took the trial, and gave it back
-        trial.history.append({key: figures[key] for key in HISTORY_FIELDS if key in figures})
+        trial.curve.append(figures[self.space.objectives[0]])
         if len(self._directions) > 1:
             return None
-        reached = self._report(trial, len(trial.history) - 1)
+        reached = self._report(trial, len(trial.curve) - 1)
         train, epoch = member.config.train, int(figures["epoch"])
         ends = epoch + 1 >= train.max_epochs or epoch - figures["best_epoch"] > train.patience
         prune = self._optuna[trial.asked.number].should_prune()  # also notes the rung reached
@@ -152,7 +157,7 @@ class Search:
                 elif trial.same_as is None:
                     trial.reason = reason
                 else:
-                    trial.history = self.trials[trial.same_as].history
+                    trial.curve = self.trials[trial.same_as].curve
                 self._tell(trial, status)
         if status == "finished":
             self._drop_weights()
@@ -270,35 +275,37 @@ class Search:
             self._tell(trial, "finished")
         elif how.get("status") == "pruned":
             trial.reason = trial.reason or how["reason"]
-            trial.history = list(how.get("history", ()))
+            trial.curve = self._curve(how.get("history", ()))
             self._replay(trial)
             self._tell(trial, "pruned")
         elif twin is not trial and twin.status != "waiting":
-            trial.values, trial.history = twin.values, twin.history
+            trial.values, trial.curve = twin.values, twin.curve
             self._tell(trial, twin.status)
         return trial
 
     def _take_result(self, trial: SearchTrial) -> None:
         folder = self._storage.trials / str(trial.asked.experiment_id)
-        trial.history = [dict(row) for row in read_history(folder)]
-        result = read_result(folder)
-        at_best = trial.history[result["best_epoch"]] | result
+        history, result = read_history(folder), read_result(folder)
+        trial.curve = self._curve(history)
+        at_best = {**history[result["best_epoch"]], **result}
         trial.values = tuple(float(at_best[name]) for name in self.space.objectives)
 
     def _replay(self, trial: SearchTrial) -> None:
         """Report a trial's epochs again, so that the pruner knows the rungs that it reached."""
         if len(self._directions) > 1 or trial.same_as is not None:
             return  # a twin reached no rung itself
-        for place in range(len(trial.history)):
+        for place in range(len(trial.curve)):
             self._report(trial, place)
             self._optuna[trial.asked.number].should_prune()
 
     def _report(self, trial: SearchTrial, place: int) -> float:
         """Report the best figure so far: that is what a trial would deliver."""
-        name = self.space.objectives[0]
-        reached = max(row[name] for row in trial.history[: place + 1])
+        reached = max(trial.curve[: place + 1])
         self._optuna[trial.asked.number].report(reached, place + 1)
-        return float(reached)
+        return reached
+
+    def _curve(self, history: Iterable[Mapping[str, Any]]) -> list[float]:
+        return [float(row[self.space.objectives[0]]) for row in history]
 
     def _tell(self, trial: SearchTrial, status: str) -> None:
         if status == "finished" and not all(map(math.isfinite, trial.values)):

@@ -29,7 +29,7 @@ def comparable_trials(search: Search) -> tuple[optuna.Study, str]:
     done = [trial for trial in seen if trial.status == "finished"]
     if len(done) >= FEWEST_FOR_IMPORTANCE or len(done) == len(seen):
         return search.study, objective
-    epochs = min(len(trial.history) for trial in seen)
+    epochs = min(len(trial.curve) for trial in seen)
     asked = search.study.get_trials(deepcopy=False)
     study = optuna.create_study(directions=search.study.directions)
     for trial in seen:
@@ -38,7 +38,7 @@ def comparable_trials(search: Search) -> tuple[optuna.Study, str]:
             create_trial(
                 params=frozen.params,
                 distributions=frozen.distributions,
-                value=_reached(trial, objective, epochs),
+                value=max(trial.curve[:epochs]),
             )
         )
     return study, f"{objective} after {epochs} epoch{'s' * (epochs > 1)}"
@@ -174,7 +174,7 @@ def _draw_slices(search: Search, shown: Sequence[SearchTrial]) -> Any:
 
 def _scatter(axes: Any, search: Search, places: Mapping[int, Any]) -> None:
     """Put trials, by number, at their objective, and pruned ones at the best they have reached."""
-    objective, reference = search.space.objectives[0], search.reference()
+    reference = search.reference()
     done, pruned = (
         [search.trials[n] for n in places if search.trials[n].status == status]
         for status in ("finished", "pruned")
@@ -184,8 +184,13 @@ def _scatter(axes: Any, search: Search, places: Mapping[int, Any]) -> None:
         if trials:
             axes.scatter([places[t.asked.number] for t in trials], figures, **style)
 
-    reached = [_reached(trial, objective, len(trial.history)) for trial in pruned]
-    put(pruned, reached, marker="x", color=_PRUNED, label="pruned, at its best")
+    put(
+        pruned,
+        [max(trial.curve) for trial in pruned],
+        marker="x",
+        color=_PRUNED,
+        label="pruned, at its best",
+    )
     put(done, [trial.values[0] for trial in done], color=_FINISHED, label="finished")
     first = [trial for trial in done if trial is reference]
     ring = {"s": 90, "facecolors": "none", "edgecolors": _MARKED}
@@ -206,11 +211,7 @@ def _draw_importance(importance: pd.DataFrame) -> Any:
 def _shown(search: Search) -> list[SearchTrial]:
     """List what was finished or pruned, each experiment once."""
     own = (t for t in search.trials.values() if t.same_as is None)
-    return [t for t in own if t.status in ("finished", "pruned") and t.history]
-
-
-def _reached(trial: SearchTrial, objective: str, epochs: int) -> float:
-    return float(max(row[objective] for row in trial.history[:epochs]))
+    return [t for t in own if t.status in ("finished", "pruned") and t.curve]
 
 
 def _first_objective(trial: optuna.trial.FrozenTrial) -> float:

@@ -83,7 +83,7 @@ def tabulate_trials(search: Search) -> pd.DataFrame:
         }
         row |= dict.fromkeys(search.space.objectives)
         row |= dict(zip(search.space.objectives, trial.values, strict=False))
-        row |= {"status": status, "reason": trial.reason, "epochs": len(trial.history) or None}
+        row |= {"status": status, "reason": trial.reason, "epochs": len(trial.curve) or None}
         rows.append(row)
     columns = [
         "number", "experiment_id", "name", *search.space.parameters, *search.space.objectives,
@@ -111,7 +111,7 @@ def table_of_trials(search: Search) -> str:
                 f"t{trial.asked.number}",
                 *(_shown(trial.asked.parameters, name) for name in search.space.parameters),
                 *(format_share(value) if value <= 1 else f"{value:.1f}" for value in trial.values),
-                str(len(trial.history)),
+                str(len(trial.curve)),
             )
             for trial in best
         ),

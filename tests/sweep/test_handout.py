@@ -9,7 +9,6 @@ from ray.tune.search import Searcher
 from small_searches import FakeStudy
 
 from cxr_ray.lease import Heartbeat, holds_lease
-from cxr_ray.sweep import runner
 from cxr_ray.sweep.handout import Handout
 from cxr_ray.sweep.queue import GridQueue
 from cxr_ray.sweep.resources import TrialResources
@@ -157,7 +156,7 @@ def test_nothing_is_handed_out_or_recorded_after_the_storage_has_failed(
     own.ended("unknown", None)
 
 
-def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others(monkeypatch):
+def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others():
     told = []
     spy = SimpleNamespace(
         error=None,
@@ -167,7 +166,6 @@ def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others(monkeypat
         died_before_its_start=lambda identity, reason: told.append("died before its start"),
     )
     follow = _Follow(spy)
-    monkeypatch.setattr(runner, "_lighten", lambda trial: None)
     trial = SimpleNamespace(
         config={"experiment_id": "x"},
         pickled_error_file=None,

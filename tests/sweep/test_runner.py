@@ -1,38 +1,56 @@
-"""What is left in the driver of a trial that Tune has ended."""
+"""What is left in the driver of trials that Tune has ended."""
 
-from ray import cloudpickle
-from ray.tune import PlacementGroupFactory
-from ray.tune.experiment import Trial
+import gc
+import weakref
 
-from cxr_ray.sweep import runner
+import pytest
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
 
+from cxr_ray.sweep.runner import _AsHandedOut, _Silence, start_ray
 
-def test_of_an_ended_trial_neither_its_job_nor_its_figures_are_kept():
-    job = {"experiment_id": "00", "job": "the whole config"}
-    trial = Trial(
-        "train", stub=True, config=job, evaluated_params=dict(job), experiment_tag=f"1_{job}"
-    )
-    empty = len(cloudpickle.dumps(vars(Trial("train", stub=True))))
-    trial.set_ray_actor(None)
-    for epoch in range(12):
-        figures = {f"figure {number}": epoch / 3 for number in range(20)}
-        trial.update_last_result({**figures, "training_iteration": epoch + 1, "config": dict(job)})
-    assert len(cloudpickle.dumps(vars(trial))) > 3 * empty
-    runner._lighten(trial)
-    left = cloudpickle.dumps(vars(trial))
-    assert b"whole config" not in left
-    assert len(left) < empty + 200
-    # what the ends of Tune and of this package still ask it for
-    assert trial.last_result["done"]
-    assert runner._identity(trial) == "00"
-    trial.get_json_state()
+TRIALS = 12
 
 
-def test_ended_trials_hold_equal_groups_of_slots_together():
-    trials = [Trial("train", stub=True, config={"experiment_id": "00"}) for _ in range(3)]
-    for trial, cpus in zip(trials, (1, 1, 2), strict=True):
-        trial.placement_group_factory = PlacementGroupFactory([{"CPU": cpus}])
-        runner._lighten(trial)
-    one, two, larger = (trial.placement_group_factory for trial in trials)
-    assert one is two
-    assert larger == PlacementGroupFactory([{"CPU": 2}])
+class Watch(tune.Callback):
+    """Holds what has started, as long as somebody else does, and counts what Tune lists."""
+
+    def __init__(self):
+        self.started, self.listed = weakref.WeakSet(), []
+        self.left = []
+
+    def __getstate__(self):
+        return {}
+
+    def on_trial_start(self, iteration, trials, trial, **_):
+        gc.collect()
+        self.started.add(trial)
+        self.listed.append(len(trials))
+        self.left.append(len(self.started))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheduler", "most"), [(FIFOScheduler, TRIALS), (_AsHandedOut, 4)], ids=["tune", "ours"]
+)
+def test_an_ended_trial_is_forgotten(scheduler, most, tmp_path):
+    watch = Watch()
+    start_ray(None)
+    try:
+        tune.Tuner(
+            lambda config: tune.report({"number": config["number"]}),
+            param_space={"number": tune.grid_search(list(range(TRIALS)))},
+            tune_config=tune.TuneConfig(
+                scheduler=scheduler(), max_concurrent_trials=1, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(tmp_path), verbose=0, callbacks=[watch, _Silence()]
+            ),
+        ).fit()
+    finally:
+        ray.shutdown()
+    assert len(watch.listed) == TRIALS
+    # Tune asks for a trial ahead.
+    assert max(watch.left) <= most and max(watch.listed) <= most
+    assert (max(watch.left) == TRIALS) == (scheduler is FIFOScheduler)

@@ -94,7 +94,7 @@ def test_a_pruned_trial_is_never_run_again(study):
     reason = epochs(search, member, [0.1, 0.1])
     search.ended(member, "pruned", reason)
     assert search.trials[4].reason == reason
-    history = search.trials[4].history
+    history = [{search.space.objectives[0]: value} for value in search.trials[4].curve]
     study.ended[member.trained_id] = {"status": "pruned", "reason": reason, "history": history}
     again = study.search(trials=6)
     assert [m.name.rpartition("-")[2] for m in study.run(again)] == ["t5"]
