@@ -6,28 +6,17 @@ precision and what is read at each model's own threshold, chosen on validation. 
 or a loss moves all figures by moving the logits, so that nothing is compared there.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.damage import read_whole_table
-from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.multiplicity import holm
-from cxr_ray.evaluation.paired import (
-    AT_THRESHOLD,
-    JointBootstrap,
-    PairedDifference,
-    joint_bootstrap,
-)
-from cxr_ray.evaluation.seeds import FEWEST_SEEDS, CrossedBootstrap, crossed_bootstrap
-from cxr_ray.evaluation.thresholds import f1_operating_point
+from cxr_ray.evaluation.seeds import FEWEST_SEEDS
 from cxr_ray.report.contrasts import Contrast, declared_contrasts
 from cxr_ray.report.fold_comparison import (
     METHOD,
@@ -35,6 +24,7 @@ from cxr_ray.report.fold_comparison import (
     compare_fits,
     describe_folds,
 )
+from cxr_ray.report.joint_tests import EXPLORED, JointTests, NotComparedError, SharedTest
 from cxr_ray.report.out_of_fold import Fit, read_fits
 from cxr_ray.report.result_table import MISSING, ResultTable, format_share
 from cxr_ray.report.trial_folder import RESULT_FILE, Predictions, read_predictions
@@ -48,22 +38,11 @@ TEXT_COLUMNS = (
     "axis", "level_a", "level_b", "held", "test_set", "metric", "family", "method", "verdict",
 )  # fmt: skip
 PRIMARY, EXPLORATORY = "primary", "exploratory"
-# As the leaderboard names what it holds at the threshold chosen on validation.
-EXPLORED = {f"{metric}_at_val": metric for metric in AT_THRESHOLD} | {
-    "average_precision": "average_precision"
-}
 LEVEL = 0.05
-# Of a larger family Holm's correction needs p-values that few resamples cannot reach.
-LARGE_FAMILY, MORE_RESAMPLES = 20, 5
 _MEMBER_AXES = ("modality", "dataset", "loss")
-_DRAWS = 0xC0
 
 _Found = dict[str, dict[str, Any]]
 """A comparison's columns by metric."""
-
-
-class _NotComparedError(Exception):
-    """Why two arms cannot be compared, in a sentence."""
 
 
 def compare_trials(
@@ -93,7 +72,7 @@ def compare_trials(
     """
     contrasts = declared_contrasts(study["axes"], study["compare"])
     arms = _Arms(trials, study, ended)
-    tests = _Tests(config.bootstrap, len(contrasts) * len(EXPLORED))
+    tests = JointTests(config.bootstrap, len(contrasts) * len(EXPLORED))
     # Every arm has its place on a test set before patients are drawn for all of them.
     comparisons = [(contrast.row(), _plan(arms, tests, contrast)) for contrast in contrasts]
     primary: list[dict[str, Any]] = []
@@ -171,20 +150,20 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
         )
 
 
-def _plan(arms: "_Arms", tests: "_Tests", contrast: Contrast) -> Callable[[], _Found]:
+def _plan(arms: "_Arms", tests: JointTests, contrast: Contrast) -> Callable[[], _Found]:
     """Find two arms, and return what compares them by AUROC and all that is explored."""
     try:
         first, second = (arms.find(levels) for levels in contrast.arms)
         seeds = sorted(first.keys() & second.keys())
         if not seeds:
-            raise _NotComparedError("the two have no training seed in common")
+            raise NotComparedError("the two have no training seed in common")
         if any(arms.is_cross_validated(ids[seeds[0]]) for ids in (first, second)):
             folds = _compare_folds(arms, [[ids[seed] for seed in seeds] for ids in (first, second)])
             return lambda: folds
         chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
         pair = [tuple(ids[seed] for seed in chosen) for ids in (first, second)]
-        shared = _SharedTest.of([[arms.read(identity) for identity in arm] for arm in pair])
-    except _NotComparedError as reason:
+        shared = SharedTest.of([[arms.read(identity) for identity in arm] for arm in pair])
+    except NotComparedError as reason:
         nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
         told = {**nothing, "method": f"none: {reason}"}
         return lambda: dict.fromkeys(("auroc", *EXPLORED), told)
@@ -209,156 +188,15 @@ def _plan(arms: "_Arms", tests: "_Tests", contrast: Contrast) -> Callable[[], _F
 def _compare_folds(arms: "_Arms", models: list[list[str]]) -> _Found:
     """Compare two cross-validated arms, whose folds are averaged over training seeds."""
     if not all(arms.is_cross_validated(identity) for arm in models for identity in arm):
-        raise _NotComparedError("only one of the two is cross-validated")
+        raise NotComparedError("only one of the two is cross-validated")
     first, second = ([arms.read_fits(identity) for identity in arm] for arm in models)
     try:
         found = compare_fits(first, second, {"auroc": "auroc", **EXPLORED})
     except UnlikeFoldsError as reason:
-        raise _NotComparedError(str(reason)) from reason
+        raise NotComparedError(str(reason)) from reason
     method = f"{METHOD}, {describe_folds(first[0])}"
     method += f", {len(first)} seeds" if len(first) > 1 else ""
     return {metric: {**vars(each), "method": method} for metric, each in found.items()}
-
-
-@dataclass
-class _TestSet:
-    """Records that arms of equally many seeds were tested on, each resample one draw for all.
-
-    ``logits`` and ``thresholds`` are those of each arm's models, by the models' experiment ids.
-    """
-
-    label: NDArray[np.int8]
-    groups: NDArray[np.int64]
-    n_resamples: int
-    logits: dict[tuple[str, ...], list[NDArray[np.float64]]] = field(default_factory=dict)
-    thresholds: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
-
-    def compare(
-        self, first: tuple[str, ...], second: tuple[str, ...]
-    ) -> dict[str, tuple[PairedDifference, str]]:
-        """Compare two arms: each difference and its method by metric."""
-        arms = list(self.logits)
-        place, other_place = arms.index(first), arms.index(second)
-        if len(first) == 1:
-            (one,), (other,) = self.logits[first], self.logits[second]
-            test = delong_test(self.label, one, other, groups=self.groups)
-            area = PairedDifference(test.difference, test.low, test.high, test.p_value)
-            drawn = self._drawn.compare(place, other_place)
-            explored = {name: (drawn[each], "bootstrap_paired") for name, each in EXPLORED.items()}
-            return {"auroc": (area, test.method), **explored}
-        found = {}
-        for metric in ("auroc", *EXPLORED):
-            both = self._crossed.compare(place, other_place, metric)
-            bounds = both.interval
-            figures = PairedDifference(both.difference, bounds.low, bounds.high, both.p_value)
-            found[metric] = figures, bounds.method
-        return found
-
-    @property
-    def _rng(self) -> np.random.Generator:
-        first = min(identity for arm in self.logits for identity in arm)
-        return np.random.default_rng([int(first, 16), _DRAWS])
-
-    @cached_property
-    def _drawn(self) -> JointBootstrap:
-        return joint_bootstrap(
-            self.label,
-            [logit for (logit,) in self.logits.values()],
-            thresholds=[threshold for (threshold,) in self.thresholds.values()],
-            groups=self.groups,
-            metrics=tuple(EXPLORED.values()),
-            n_resamples=self.n_resamples,
-            rng=self._rng,
-        )
-
-    @cached_property
-    def _crossed(self) -> CrossedBootstrap:
-        return crossed_bootstrap(
-            self.label,
-            list(self.logits.values()),
-            points={"val": list(self.thresholds.values())},
-            metrics=("auroc", *EXPLORED),
-            groups=self.groups,
-            n_resamples=self.n_resamples,
-            rng=self._rng,
-        )
-
-
-class _Tests:
-    """The test sets of a study's comparisons."""
-
-    def __init__(self, n_resamples: int, family: int) -> None:
-        self._n_resamples, self._family = n_resamples, family
-        self._found: dict[tuple[Any, ...], _TestSet] = {}
-
-    def of(self, shared: "_SharedTest", pair: Sequence[tuple[str, ...]]) -> _TestSet:
-        """Return the test set that two arms share, with both in it."""
-        seeds = len(pair[0])
-        # Across seeds p-values are read from Student's t and not counted.
-        more = MORE_RESAMPLES if seeds == 1 and self._family > LARGE_FAMILY else 1
-        key = (
-            seeds,
-            *(each.tobytes() for each in (shared.record_id, shared.label, shared.groups)),
-        )
-        test = _TestSet(shared.label, shared.groups, more * self._n_resamples)
-        test = self._found.setdefault(key, test)
-        test.logits |= zip(pair, shared.logits, strict=True)
-        test.thresholds |= zip(pair, shared.thresholds, strict=True)
-        return test
-
-
-@dataclass(frozen=True)
-class _SharedTest:
-    """The full test records that two arms share; logits and thresholds by arm and seed.
-
-    A threshold is the one of the highest F1 on the model's full validation part. Patients are
-    numbered by their first record: their names are salted by storage, and draws must not follow
-    them. ``part`` tells whether any model was tested on further records.
-    """
-
-    record_id: NDArray[np.str_]
-    label: NDArray[np.int8]
-    groups: NDArray[np.int64]
-    logits: list[list[NDArray[np.float64]]]
-    thresholds: list[list[float]]
-    part: bool
-
-    @classmethod
-    def of(cls, models: Sequence[Sequence[Predictions]]) -> "_SharedTest":
-        every = [model for arm in models for model in arm]
-        tests = [model.rows("test", "full") for model in every]
-        common = set.intersection(
-            *(set(model.record_id[rows]) for model, rows in zip(every, tests, strict=True))
-        )
-        if not common:
-            raise _NotComparedError("the two were tested on different records")
-        part = any(len(common) < rows.sum() for rows in tests)
-        kept = {
-            id(model): rows & np.isin(model.record_id, list(common)) if part else rows
-            for model, rows in zip(every, tests, strict=True)
-        }
-        first = every[0]
-        label, record_id = first.label[kept[id(first)]], first.record_id[kept[id(first)]]
-        for model in every:
-            if not np.array_equal(model.record_id[kept[id(model)]], record_id):
-                raise _NotComparedError("the two have their test records in different orders")
-            if not np.array_equal(model.label[kept[id(model)]], label):
-                raise _NotComparedError("the two have different labels of the same records")
-        if len(np.unique(label)) < 2:
-            raise _NotComparedError("the test set holds one class only")
-        return cls(
-            record_id=record_id,
-            label=label,
-            groups=pd.factorize(first.group[kept[id(first)]])[0],
-            logits=[[model.logit[kept[id(model)]] for model in arm] for arm in models],
-            thresholds=[[_threshold(model) for model in arm] for arm in models],
-            part=part,
-        )
-
-
-def _threshold(model: Predictions) -> float:
-    rows = model.rows("val", "full")
-    return f1_operating_point(model.label[rows], model.logit[rows]).threshold
 
 
 class _Arms:
@@ -393,7 +231,7 @@ class _Arms:
         """Experiment ids of an arm's finished trials by training seed."""
         key = _key(levels)
         if key not in self._done:
-            raise _NotComparedError(self._reasons.get(key, "an arm is not part of the study"))
+            raise NotComparedError(self._reasons.get(key, "an arm is not part of the study"))
         return self._done[key]
 
     def read(self, identity: str) -> Predictions:
