@@ -5,7 +5,7 @@ They are timed in as many processes as there are cores, which share caches and m
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -34,9 +34,9 @@ class Cost:
     forward: float
 
 
-def measure_costs(models: Sequence[tuple[ExperimentConfig, ArmData]]) -> list[Cost]:
-    """Time models one after the other, each with every core busy."""
-    return [Cost(*each) for each in np.mean(_on_every_core(_steps, models), axis=0)]
+def measure_cost(config: ExperimentConfig, arm: ArmData) -> Cost:
+    """Time a model with every core busy."""
+    return Cost(*np.mean(_on_every_core(_step, config, arm), axis=0))
 
 
 def measure_decoding(files: list[Path], size: int) -> float:
@@ -46,13 +46,13 @@ def measure_decoding(files: list[Path], size: int) -> float:
 
 def bare_seconds(sweep: Sweep) -> float:
     """Add up the bare steps of a sweep's trials in core-seconds, forward-only passes included."""
-    # The full data set's batches stand for all.
-    full = {t.config.fusion.modalities: t for t in sweep.trials if t.config.dataset == "full"}
-    measured = measure_costs([(trial.config, sweep.arm(trial)) for trial in full.values()])
-    costs = dict(zip(full, measured, strict=True))
+    costs: dict[tuple[str, ...], Cost] = {}
     total = 0.0
-    for trial in sweep.trials:
-        arm, reads = sweep.arm(trial), trial.config.fusion.modalities
+    for trial in sorted(sweep.trials, key=lambda each: each.config.dataset):
+        arm = sweep.arm(trial)
+        reads = trial.config.fusion.modalities
+        if reads not in costs:  # the full data set's batches stand for all
+            costs[reads] = measure_cost(trial.config, arm)
         train = len(arm.indices("train", own=True))
         val, test = (len(arm.indices(part, own=False)) for part in ("val", "test"))
         total += costs[reads].train * train * trial.epochs
@@ -80,13 +80,9 @@ def _answer(work: Callable, place: int, barrier: Barrier, answers, *arguments: o
     answers.put(work(place, barrier, *arguments))
 
 
-def _steps(
-    place: int, barrier: Barrier, models: Sequence[tuple[ExperimentConfig, ArmData]]
-) -> list[tuple[float, float]]:
-    return [_step(barrier, config, arm) for config, arm in models]
-
-
-def _step(barrier: Barrier, config: ExperimentConfig, arm: ArmData) -> tuple[float, float]:
+def _step(
+    place: int, barrier: Barrier, config: ExperimentConfig, arm: ArmData
+) -> tuple[float, float]:
     model = build_classifier(config, arm, World())
     optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr)
     lengths = arm.lengths

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from bare import Cost, measure_costs
+from bare import Cost, measure_cost
 from rows import machine
 from sweeps import ROOT, cores
 from torch import nn
@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxr_ray.config.layers import Layer, load_profile
 from cxr_ray.config.schema import ExperimentConfig
-from cxr_ray.data.arm import ArmData
 from cxr_ray.data.batches import collate
 from cxr_ray.pricing.bill import PricedTrial, format_duration, makespan
 from cxr_ray.pricing.measure import made_up_arm
@@ -89,7 +88,7 @@ def describe() -> str:
     models = {e.config.fusion.modalities: e.config for e in _paper12()}
     image, text = models["image",], models["text",]
     flops = _with_both(count_flops(image), count_flops(text))
-    measured = _with_both(*measure_costs([_few_records(image), _few_records(text)]))
+    measured = _with_both(_measure_step(image), _measure_step(text))
     gpu = {reads: _on_gpu(each, UTILISATION) for reads, each in flops.items()}
     shared = {reads: _on_gpu(each, UTILISATION * SHARED) for reads, each in flops.items()}
     laptop = Place(f"1 laptop, {cores()} cores", "core", cores())
@@ -142,11 +141,12 @@ def count_flops(config: ExperimentConfig) -> Cost:
     return Cost(*counted)
 
 
-def _few_records(config: ExperimentConfig) -> tuple[ExperimentConfig, ArmData]:
-    """Make up a batch to train on and one to pass forward."""
+def _measure_step(config: ExperimentConfig) -> Cost:
+    """Time a few records in as many processes as there are cores."""
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch": BATCH})})
+    arm = made_up_arm(config, 2 * BATCH, TOKENS)
     part = np.repeat(["train", "val"], BATCH)
-    return config, replace(made_up_arm(config, 2 * BATCH, TOKENS), part=part)
+    return measure_cost(config, replace(arm, part=part))
 
 
 def _on_gpu(flops: Cost, share: float) -> Cost:
