@@ -162,7 +162,7 @@ class Handout(Searcher):
             git_commit=self._git_commit,
             **asdict(self._need),
         )
-        # As one text: Tune flattens, copies and keeps the fields of every trial's config.
+        # As one text: Tune flattens and copies the fields of every trial's config.
         self._found = {"experiment_id": identity, "job": json.dumps(asdict(job))}
         return True
 

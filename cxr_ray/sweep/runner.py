@@ -193,12 +193,13 @@ def _tune(
 class _AsHandedOut(FIFOScheduler):
     """Starts trials in the order they are handed out, and has Tune forget those that have ended.
 
-    Tune keeps every trial and a text of it for a restore of its own, which is never used, and its
-    FIFO scheduler goes through all of them at every step, only to choose in the same order.
+    Tune would keep all of them, and in the end a text of each, for a restore of its own, which is
+    never used. It asks at every step what is to run next, and takes the trials in order where no
+    scheduler says.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Choose none."""
+        """Let go of what has ended, and choose none."""
         controller = tune_controller._tune_controller
         ended = controller._stopped_trials | controller._failed_trials
         if not ended:
@@ -312,11 +313,13 @@ class _Follow(tune.Callback, tune.Stopper):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass the end on."""
+        self._begun.discard(_identity(trial))
         self._handout.ended(_identity(trial), self._reasons.pop(_identity(trial), None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Pass on that a trial's process failed for good, or before the trial began."""
         begun = _identity(trial) in self._begun
+        self._begun.discard(_identity(trial))
         tell = self._handout.ended if begun else self._handout.died_before_its_start
         tell(_identity(trial), _reason(trial))
 

@@ -133,7 +133,7 @@ class Search:
         trial = self._same[member.trained_id][0]
         if figures["epoch"] < len(trial.curve):
             return None  # heard before another driver took the trial, and gave it back
-        trial.curve.append(figures[self.space.objectives[0]])
+        trial.curve.append(float(figures[self.space.objectives[0]]))
         if len(self._directions) > 1:
             return None
         reached = self._report(trial, len(trial.curve) - 1)

@@ -172,12 +172,12 @@ def test_tunes_callbacks_tell_deaths_before_a_trials_start_from_others():
         error_file=None,
         num_failures=1,
     )
-    happens = ("error", "start", "recover", "error", "start", "error")
+    happens = ("error", "start", "recover", "error", "start", "error", "start", "complete", "error")
     for what in happens:
         getattr(follow, f"on_trial_{what}")(0, [], trial)
     assert told == [
         "died before its start", "started", "its process failed; retry 1 of 2",
-        "died before its start", "started", "ended",
+        "died before its start", "started", "ended", "started", "ended", "died before its start",
     ]  # fmt: skip
     assert not follow.stop_all()
     spy.error = OSError()
