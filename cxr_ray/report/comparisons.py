@@ -24,7 +24,7 @@ from cxr_ray.report.fold_comparison import (
     compare_fits,
     describe_folds,
 )
-from cxr_ray.report.joint_tests import EXPLORED, JointTests, NotComparedError, SharedTest
+from cxr_ray.report.joint_draws import EXPLORED, NotComparedError, SharedRecords, StudyDraws
 from cxr_ray.report.out_of_fold import Fit, read_fits
 from cxr_ray.report.result_table import MISSING, ResultTable, format_share
 from cxr_ray.report.trial_folder import RESULT_FILE, Predictions, read_predictions
@@ -72,7 +72,7 @@ def compare_trials(
     """
     contrasts = declared_contrasts(study["axes"], study["compare"])
     arms = _Arms(trials, study, ended)
-    tests = JointTests(config.bootstrap, len(contrasts) * len(EXPLORED))
+    tests = StudyDraws(config.bootstrap, len(contrasts) * len(EXPLORED))
     # Every arm has its place on a test set before patients are drawn for all of them.
     comparisons = [(contrast.row(), _plan(arms, tests, contrast)) for contrast in contrasts]
     primary: list[dict[str, Any]] = []
@@ -150,7 +150,7 @@ def _meaning(primary: pd.DataFrame, seeds: int) -> Iterator[str]:
         )
 
 
-def _plan(arms: "_Arms", tests: JointTests, contrast: Contrast) -> Callable[[], _Found]:
+def _plan(arms: "_Arms", tests: StudyDraws, contrast: Contrast) -> Callable[[], _Found]:
     """Find two arms, and return what compares them by AUROC and all that is explored."""
     try:
         first, second = (arms.find(levels) for levels in contrast.arms)
@@ -162,7 +162,7 @@ def _plan(arms: "_Arms", tests: JointTests, contrast: Contrast) -> Callable[[], 
             return lambda: folds
         chosen = seeds if len(seeds) >= FEWEST_SEEDS else seeds[:1]
         pair = [tuple(ids[seed] for seed in chosen) for ids in (first, second)]
-        shared = SharedTest.of([[arms.read(identity) for identity in arm] for arm in pair])
+        shared = SharedRecords.of([[arms.read(identity) for identity in arm] for arm in pair])
     except NotComparedError as reason:
         nothing = dict.fromkeys(("difference", "low", "high", "p_value"), np.nan)
         told = {**nothing, "method": f"none: {reason}"}

@@ -9,7 +9,7 @@ from cxr_ray.config.schema import EvaluationConfig
 from cxr_ray.evaluation.delong import delong_test
 from cxr_ray.evaluation.multiplicity import holm
 from cxr_ray.evaluation.thresholds import f1_operating_point
-from cxr_ray.report import joint_tests as module
+from cxr_ray.report import joint_draws as module
 from cxr_ray.report.comparisons import (
     COLUMNS,
     compare_trials,

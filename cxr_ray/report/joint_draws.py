@@ -34,7 +34,7 @@ class NotComparedError(Exception):
 
 
 @dataclass(frozen=True)
-class SharedTest:
+class SharedRecords:
     """The full test records that two arms share; logits and thresholds by arm and seed.
 
     A threshold is the one of the highest F1 on the model's full validation part. Patients are
@@ -50,13 +50,14 @@ class SharedTest:
     part: bool
 
     @classmethod
-    def of(cls, models: Sequence[Sequence[Predictions]]) -> "SharedTest":
+    def of(cls, models: Sequence[Sequence[Predictions]]) -> "SharedRecords":
         """Find the records that the models of two arms, one list an arm, were all tested on.
 
         Raises
         ------
         NotComparedError
-            If there are none, or their labels differ, their order, or one class is all there is.
+            If there are none, if their labels or their order differ between models, or if they are
+            all of one class.
         """
         every = [model for arm in models for model in arm]
         tests = [model.rows("test", "full") for model in every]
@@ -95,7 +96,7 @@ def _threshold(model: Predictions) -> float:
 
 
 @dataclass
-class TestSet:
+class JointDraws:
     """Records that arms of equally many seeds were tested on, each resample one draw for all.
 
     ``logits`` and ``thresholds`` are those of each arm's models, by the models' experiment ids.
@@ -158,14 +159,22 @@ class TestSet:
         )
 
 
-class JointTests:
-    """The test sets of a study's comparisons."""
+class StudyDraws:
+    """The draws of a study's comparisons.
+
+    Parameters
+    ----------
+    n_resamples
+        Draws of a comparison of single models; of a large family more are made.
+    family
+        How many exploratory comparisons Holm's correction counts.
+    """
 
     def __init__(self, n_resamples: int, family: int) -> None:
         self._n_resamples, self._family = n_resamples, family
-        self._found: dict[tuple[Any, ...], TestSet] = {}
+        self._found: dict[tuple[Any, ...], JointDraws] = {}
 
-    def of(self, shared: SharedTest, pair: Sequence[tuple[str, ...]]) -> TestSet:
+    def of(self, shared: SharedRecords, pair: Sequence[tuple[str, ...]]) -> JointDraws:
         """Return the test set that two arms share, with both in it."""
         seeds = len(pair[0])
         # Across seeds p-values are read from Student's t and not counted.
@@ -174,7 +183,7 @@ class JointTests:
             seeds,
             *(each.tobytes() for each in (shared.record_id, shared.label, shared.groups)),
         )
-        test = TestSet(shared.label, shared.groups, more * self._n_resamples)
+        test = JointDraws(shared.label, shared.groups, more * self._n_resamples)
         test = self._found.setdefault(key, test)
         test.logits |= zip(pair, shared.logits, strict=True)
         test.thresholds |= zip(pair, shared.thresholds, strict=True)
