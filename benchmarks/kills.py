@@ -2,16 +2,17 @@
 
     python benchmarks/kills.py --kills 10
 
-The same command is started again after every ``kill -9``. In the end there are the same trials with
-the same figures; what had finished was not touched, and no epoch that a checkpoint held was trained
-again. The kills come after 5 to 35 seconds each, so some fall into the start or the preparation.
+The same command is started again after every ``kill -9``. The moments are spread over the first 35
+seconds after a start, each later than the one before, so that the first ones hit Ray's start and
+the preparation. In the end there are the same trials with the same weights, histories, predictions
+and tables, and the same metrics in MLflow; no finished trial and no epoch that a checkpoint held
+was trained again.
 """
 
 import argparse
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,15 +21,17 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from rows import Row, machine, show
-from sweeps import ROOT, run_sweep
+from sweeps import ROOT, environment, run_sweep, sweep_command
 
 from cxr_ray.report.trial_folder import read_history
 from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE
 from cxr_ray.training.checkpoint import LAST_FILE, load_state
 
-EARLIEST, LATEST = 5.0, 35.0  # seconds after a start
+EARLIEST, LATEST = 1.0, 35.0  # seconds after a start
+TABLES = ("leaderboard.csv", "sensitivity.csv", "comparisons.csv")
 # Differ between any two runs, or name a storage.
 OF_A_RUN = ["seconds", "train_seconds", "wall_seconds", "finished_at", "record_id", "group"]
 
@@ -38,18 +41,27 @@ def measure(scratch: Path, arguments: Sequence[str], kills: int, seed: int) -> l
     undisturbed, killed = scratch / "undisturbed", scratch / "killed"
     run_sweep(undisturbed, arguments)
     rng = random.Random(seed)
+    each = (LATEST - EARLIEST) / kills
+    moments = [EARLIEST + each * (number + rng.random()) for number in range(kills)]
     landed, finished, epochs = 0, {}, {}
-    while landed < kills and _kill(killed, arguments, rng.uniform(EARLIEST, LATEST)):
+    for moment in moments:
+        if not _kill(killed, arguments, moment):
+            break
         landed += 1
         finished = _finished(killed) | finished  # as first seen
         epochs = _kept_epochs(killed) | epochs
-        print(f"kill {landed}: {len(finished)} finished, {len(epochs)} epochs kept", flush=True)
+        prepared = len(list(killed.glob("prepared/*/manifest.json")))
+        print(
+            f"kill {landed} after {moment:.1f} s: {prepared} cohorts prepared, "
+            f"{len(finished)} trials finished, {len(epochs)} epochs kept",
+            flush=True,
+        )
     run_sweep(killed, arguments)
     return [
-        Row("kills", "of the driver, SIGKILL, in its first 35 s", landed, at_least=kills),
+        Row("kills", "of the driver, SIGKILL; fewer where it ends before", landed, at_least=kills),
         Row(
             "finished trials that were trained again",
-            f"of {len(_finished(killed))}: another attempt or time in their result",
+            f"of {len(finished)} that had finished at a kill: another result.json",
             _changed(finished, _finished(killed)),
             at_most=0,
         ),
@@ -60,21 +72,27 @@ def measure(scratch: Path, arguments: Sequence[str], kills: int, seed: int) -> l
             at_most=0,
         ),
         Row(
-            "figures that differ from the run let be",
-            "weights, histories, predictions of each trial, and the leaderboard",
+            "what differs from the run let be",
+            f"weights, histories, predictions of {len(_finished(killed))} trials; "
+            + ", ".join(TABLES),
             _count_differences(undisturbed, killed),
             at_most=0,
         ),
-        *_mlflow_rows(killed),
+        *_mlflow_rows(undisturbed, killed),
     ]
 
 
 def _kill(storage: Path, arguments: Sequence[str], after: float) -> bool:
-    """Start a sweep and kill it some seconds later; False if it had ended by then."""
-    command = [sys.executable, "launch/sweep.py", "--storage", str(storage), *arguments]
-    with (storage.parent / "killed.log").open("a") as log:
+    """Start a sweep and kill it some seconds later; False if it had ended well by then."""
+    path = storage.parent / "killed.log"
+    with path.open("w") as log:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            sweep_command(storage, arguments),
+            cwd=ROOT,
+            env=environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             process.wait(after)
@@ -83,6 +101,8 @@ def _kill(storage: Path, arguments: Sequence[str], after: float) -> bool:
             process.wait()
             time.sleep(1)  # what it leaves behind may write until it sees that
             return True
+    if process.returncode:
+        raise RuntimeError(f"the sweep failed after a kill:\n{path.read_text()[-3000:]}")
     return False
 
 
@@ -114,8 +134,8 @@ def _changed(before: dict, after: dict) -> int:
 def _count_differences(one: Path, other: Path) -> int:
     names = set(_finished(one)) | set(_finished(other))
     pairs = [(one / "trials" / name, other / "trials" / name) for name in names]
-    different = [_content(left) != _content(right) for left, right in pairs]
-    return sum(different) + (_leaderboard(one) != _leaderboard(other))
+    trials = sum(_content(left) != _content(right) for left, right in pairs)
+    return trials + sum(_table(one, name) != _table(other, name) for name in TABLES)
 
 
 def _content(trial: Path) -> tuple | None:
@@ -124,40 +144,64 @@ def _content(trial: Path) -> tuple | None:
     predictions = pq.read_table(trial / "predictions.parquet").to_pandas()
     return (
         (trial / WEIGHTS_FILE).read_bytes(),
-        pd.DataFrame(list(read_history(trial))).drop(columns=OF_A_RUN, errors="ignore").to_csv(),
-        predictions.drop(columns=OF_A_RUN, errors="ignore").to_csv(),
+        _without_run(pd.DataFrame(list(read_history(trial)))),
+        _without_run(predictions),
     )
 
 
-def _leaderboard(storage: Path) -> str:
-    (path,) = storage.glob("studies/*/leaderboard.csv")
-    return pd.read_csv(path).drop(columns=OF_A_RUN, errors="ignore").to_csv()
+def _table(storage: Path, name: str) -> str:
+    (path,) = storage.glob(f"studies/*/{name}")
+    return _without_run(pd.read_csv(path))
 
 
-def _mlflow_rows(storage: Path) -> list[Row]:
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    unfinished = sum(run.info.status != "FINISHED" for run in runs)
-    steps = Counter(
-        (run.info.run_id, name, each.step)
+def _without_run(table: pd.DataFrame) -> str:
+    return table.drop(columns=OF_A_RUN, errors="ignore").to_csv()
+
+
+def _mlflow_rows(undisturbed: Path, killed: Path) -> list[Row]:
+    there, found = _runs(undisturbed), _runs(killed)
+    expected, steps = _steps(undisturbed, there), _steps(killed, found)
+    names = Counter(run.info.run_name for run in found)
+    names.subtract(run.info.run_name for run in there)
+    return [
+        Row(
+            "runs too many or too few in MLflow",
+            f"of {len(there)}, by their names, parent and children",
+            sum(map(abs, names.values())),
+            at_most=0,
+        ),
+        Row(
+            "runs in MLflow that are not FINISHED",
+            "of the same",
+            sum(run.info.status != "FINISHED" for run in found),
+            at_most=0,
+        ),
+        Row(
+            "values doubled or missing in MLflow",
+            f"of {expected.total():,}, by run, metric and step, beside the run let be",
+            (steps - expected).total() + (expected - steps).total(),
+            at_most=0,
+        ),
+    ]
+
+
+def _client(storage: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def _runs(storage: Path) -> list[Run]:
+    client = _client(storage)
+    return client.search_runs([each.experiment_id for each in client.search_experiments()])
+
+
+def _steps(storage: Path, runs: Sequence[Run]) -> Counter[tuple[str | None, str, int]]:
+    client = _client(storage)
+    return Counter(
+        (run.info.run_name, name, each.step)
         for run in runs
         for name in run.data.metrics
         for each in client.get_metric_history(run.info.run_id, name)
     )
-    doubled = sum(count - 1 for count in steps.values())
-    trials = len(_finished(storage))
-    return [
-        Row(
-            "children in MLflow",
-            f"for {trials} trials and {len(runs) - len(children)} parent, of which {unfinished} "
-            "have not the status FINISHED",
-            len(children),
-            at_least=trials,
-            at_most=trials,
-        ),
-        Row("steps doubled in MLflow", f"of {len(steps):,} values", doubled, at_most=0),
-    ]
 
 
 def main() -> None:

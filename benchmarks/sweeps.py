@@ -144,6 +144,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def sweep_command(storage: Path, arguments: Sequence[str]) -> list[str]:
+    """Return the command that runs a sweep into a storage, to be started in `ROOT`."""
+    return [sys.executable, "launch/sweep.py", "--storage", str(storage), *arguments]
+
+
+def environment() -> dict[str, str]:
+    """Return an environment in which a process imports this checkout, whatever is installed."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def run_sweep(storage: Path, arguments: Sequence[str]) -> Sweep:
     """Run a sweep into a storage of its own.
 
@@ -152,12 +162,11 @@ def run_sweep(storage: Path, arguments: Sequence[str]) -> Sweep:
     RuntimeError
         With what it printed, if it does not end well.
     """
-    command = [sys.executable, "launch/sweep.py", "--storage", str(storage), *arguments]
     before, began = os.times(), time.time()
     done = subprocess.run(
-        command,
+        sweep_command(storage, arguments),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -165,7 +174,7 @@ def run_sweep(storage: Path, arguments: Sequence[str]) -> Sweep:
     )
     after, ended = os.times(), time.time()
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-3000:]}")
+        raise RuntimeError(f"{' '.join(done.args)}:\n{done.stdout[-3000:]}")
     cpu = after.children_user + after.children_system - before.children_user
     cpu -= before.children_system
     return Sweep(ended - began, cpu, began, done.stdout, Storage.open(str(storage)))
