@@ -26,10 +26,14 @@ RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 
 resources=(--num-cpus "${SLURM_CPUS_PER_TASK:-1}" --num-gpus "${SLURM_GPUS_ON_NODE:-0}")
+trap 'jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true' EXIT
 srun --nodes=1 --ntasks=1 --overlap -w "$head" \
     ray start --head --block --node-ip-address="$address" --port="$port" \
     --include-dashboard=false "${resources[@]}" &
-until python -c "import socket; socket.create_connection(('$address', $port), 1)" 2>/dev/null; do
+ray_head=$!
+# Its port is open before the head has joined itself; a node that starts in between gives up.
+until python -c "import ray; ray.init('$address:$port', log_to_driver=False)" 2>/dev/null; do
+    kill -0 "$ray_head" 2>/dev/null || { echo "Ray's head on $head ended before it was up" >&2; exit 1; }
     sleep 1
 done
 for node in "${nodes[@]:1}"; do
@@ -62,5 +66,4 @@ while kill -0 "$sweep" 2>/dev/null; do # a signal ended the first wait, not the 
     wait "$sweep" || code=$?
 done
 trap - INT TERM
-jobs -p | xargs --no-run-if-empty kill 2>/dev/null || true
 exit "$code"
