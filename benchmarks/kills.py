@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py --kills 10
 
-The same command is started again after every ``kill -9``. The moments are spread over the first 35
+The same command is started again after every ``kill -9``. The moments are spread over the first 28
 seconds after a start, each later than the one before, so that the first ones hit Ray's start and
 the preparation. In the end there are the same trials with the same weights, histories, predictions
 and tables, and the same metrics in MLflow; no finished trial and no epoch that a checkpoint held
@@ -30,7 +30,7 @@ from cxr_ray.report.trial_folder import read_history
 from cxr_ray.storage import RESULT_FILE, WEIGHTS_FILE
 from cxr_ray.training.checkpoint import LAST_FILE, load_state
 
-EARLIEST, LATEST = 1.0, 35.0  # seconds after a start
+EARLIEST, LATEST = 1.0, 28.0  # seconds after a start
 TABLES = ("leaderboard.csv", "sensitivity.csv", "comparisons.csv")
 # Differ between any two runs, or name a storage.
 OF_A_RUN = ["seconds", "train_seconds", "wall_seconds", "finished_at", "record_id", "group"]
