@@ -141,7 +141,8 @@ def tax_rows(name: str, sweep: Sweep, bare: float) -> list[Row]:
         ),
         Row(
             f"longest trials first: {name}",
-            f"trials that began after one less than .8 times as long; idle: {idle}",
+            "trials that began after one less than .8 times as long, had none stopped early; idle: "
+            f"{idle}",
             started_late(sweep.trials),
             "trials",
             at_most=0,
