@@ -28,7 +28,7 @@ from cxr_ray.training.world import World
 
 RECORDS, VALIDATION, ROUNDS = 24_000, 4, 3
 # Cheap encoders, beside which a loader would show, and the number of records of an epoch.
-MODELS = (("demo", 64, 2048), ("demo", 256, 384))
+MODELS = (("demo", 64, 4096), ("demo", 256, 512))
 LEAST = 0.97
 
 

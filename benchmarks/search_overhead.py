@@ -13,11 +13,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from rows import Row, machine, show
+from sweeps import ROOT, environment, run_sweep
 
 SLOTS = 2
 DEFAULT_TRIALS = 40
@@ -28,8 +28,6 @@ parameters:
   train.lr: {{float: [1.0e-4, 3.0e-3], log: true}}
 pruner: none
 """
-SWEEP = Path(__file__).parents[1] / "launch" / "sweep.py"
-PREPARE = SWEEP.with_name("prepare.py")
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,20 @@ def run_search(scratch: Path, trials: int, epochs: int) -> Cost:
     """Prepare, run one search as a user would, and read from its trials where the time went."""
     space, storage = scratch / "overhead.yaml", scratch / "runs"
     space.write_text(SPACE.format(epochs=epochs))
-    given = ["--storage", str(storage)]
-    subprocess.run([sys.executable, str(PREPARE), *given], check=True, capture_output=True)
-    began = time.time()
+    prepare = [sys.executable, "launch/prepare.py", "--storage", str(storage)]
+    subprocess.run(prepare, cwd=ROOT, env=environment(), check=True, stdout=subprocess.DEVNULL)
     searched = ["--search", str(space), "--trials", str(trials), "--max-concurrent", str(SLOTS)]
-    subprocess.run([sys.executable, str(SWEEP), *searched, *given], check=True, capture_output=True)
-    over = time.time()
+    sweep = run_sweep(storage, searched)
+    over = sweep.began + sweep.wall
     results = [json.loads(path.read_text()) for path in storage.glob("trials/*/result.json")]
     ends = sorted(result["finished_at"] for result in results)
     first = min(result["finished_at"] - result["wall_seconds"] for result in results)
     return Cost(
         trials=len(results),
-        wall=over - began,
+        wall=sweep.wall,
         trained=sum(result["train_seconds"] for result in results),
         whole=sum(result["wall_seconds"] for result in results),
-        start=first - began,
+        start=first - sweep.began,
         end=over - ends[-1],
         idle=sum(ends[-1] - end for end in ends[-SLOTS:]),
     )
