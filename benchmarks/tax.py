@@ -130,6 +130,8 @@ def tax_rows(name: str, sweep: Sweep, bare: float) -> list[Row]:
     """Hold a sweep's wall time against its bare steps, in core-seconds."""
     beside = sweep.wall - bare / cores()
     idle = f"{sweep.idle:.1%} of the slots' time between first start and last end"
+    late = started_late([trial.ended - trial.began for trial in sweep.trials])
+    unstopped = started_late([trial.unstopped for trial in sweep.trials])
     return [
         Row(
             f"framework tax: {name}",
@@ -141,9 +143,9 @@ def tax_rows(name: str, sweep: Sweep, bare: float) -> list[Row]:
         ),
         Row(
             f"longest trials first: {name}",
-            "trials that began after one less than .8 times as long, had none stopped early; idle: "
-            f"{idle}",
-            started_late(sweep.trials),
+            "trials that began after one less than .8 times as long "
+            f"({unstopped} had none stopped early); idle: {idle}",
+            late,
             "trials",
             at_most=0,
         ),
